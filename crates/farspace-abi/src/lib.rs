@@ -1,0 +1,11 @@
+//! Constants and layouts shared by the host, the agent and (later) the kernel.
+//!
+//! No dependencies and no `std`: this crate is compiled a second time into the agent. Everything that both
+//! sides must agree on exists here once; layouts are asserted at compile time.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod addr;
+
+pub use addr::{RemoteAddr, RemoteIoVec};

@@ -1,0 +1,2 @@
+//! The farspace command.
+fn main() {}

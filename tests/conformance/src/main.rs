@@ -1,0 +1,2 @@
+//! One suite, both backends.
+fn main() {}
