@@ -1,8 +1,8 @@
 //! The agent from the host's side: requests, descriptors, and its end.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Mutex;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use farspace_abi::mailbox::{self, MAX_IOV, Mailbox, op};
@@ -32,7 +32,7 @@ pub struct Agent {
     pub(crate) bells: [Bells; mailbox::NR_MAILBOXES],
     pub(crate) region: RemoteAddr,
     pub(crate) spin: u32,
-    pub(crate) gone: bool,
+    pub(crate) gone: AtomicBool,
     /// One request at a time: held while a mailbox is in use.
     pub(crate) busy: [Mutex<()>; mailbox::NR_MAILBOXES],
 }
@@ -61,8 +61,8 @@ pub struct Pending<'a> {
 
 /// A descriptor of this process that the agent has a copy of.
 #[derive(Debug)]
-pub struct RemoteFd<'a> {
-    agent: &'a Agent,
+pub struct RemoteFd {
+    agent: Arc<Agent>,
     number: i32,
 }
 
@@ -75,6 +75,11 @@ impl Agent {
     /// The agent's own pid.
     pub fn agent_pid(&self) -> i32 {
         self.agent_pid
+    }
+
+    /// Readable once the agent has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.agent_pidfd.as_fd()
     }
 
     /// The agent's channel.
@@ -104,11 +109,11 @@ impl Agent {
     /// # Errors
     ///
     /// EMFILE in the target, or the agent is gone.
-    pub fn send_fd(&self, fd: BorrowedFd<'_>) -> Result<RemoteFd<'_>> {
+    pub fn send_fd(self: &Arc<Self>, fd: BorrowedFd<'_>) -> Result<RemoteFd> {
         let pending = self.channel().request(op::RECEIVE_FD, &[], &[])?;
         send_fds(self.socket.as_fd(), &[fd]).map_err(|errno| self.error("receive a descriptor", errno))?;
         let number = pending.wait("receive a descriptor")?;
-        Ok(RemoteFd { agent: self, number: number as i32 })
+        Ok(RemoteFd { agent: Arc::clone(self), number: number as i32 })
     }
 
     /// Makes the agent leave the target: its mappings are unmapped, its task ends. The target is not stopped.
@@ -116,12 +121,8 @@ impl Agent {
     /// # Errors
     ///
     /// The agent doesn't end in time (a frozen cgroup); it is told to leave by itself then.
-    pub fn leave(mut self) -> Result<()> {
-        self.end()
-    }
-
-    fn end(&mut self) -> Result<()> {
-        if std::mem::replace(&mut self.gone, true) {
+    pub fn leave(&self) -> Result<()> {
+        if self.gone.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
         let asked = self.channel().request(op::QUIT, &[], &[]).and_then(|pending| pending.wait("end"));
@@ -149,7 +150,7 @@ impl Agent {
         if code != SYSCALL_INSTRUCTION || !inside {
             return Err(self.error("be where it should be", Errno::PROTO));
         }
-        let shared = self.shared_address(&memory)?;
+        let shared = self.shared_address()?;
         let mut thread = thread;
         for (address, len) in [(shared, mailbox::SHARED_BYTES), (self.region, REGION_BYTES)] {
             let mut call = registers;
@@ -164,13 +165,18 @@ impl Agent {
     }
 
     /// Where the agent has mapped the mailboxes.
-    fn shared_address(&self, _memory: &Memory) -> Result<RemoteAddr> {
+    fn shared_address(&self) -> Result<RemoteAddr> {
         let maps = farspace_sys::process::mappings(self.agent_pid)?;
         let inode = rustix::fs::fstat(self.shared.memfd()).map_err(|e| self.error("map the mailbox", e))?.st_ino;
         maps.iter()
             .find(|m| m.inode == inode && m.name.starts_with(b"/memfd:farspace-mailbox"))
             .map(|m| m.start)
             .ok_or_else(|| self.error("map the mailbox", Errno::NOENT))
+    }
+
+    /// True once the agent was told to leave.
+    pub fn has_left(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
     }
 
     pub(crate) fn error(&self, operation: &'static str, errno: Errno) -> Error {
@@ -180,7 +186,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        let _ = self.end();
+        let _ = self.leave();
     }
 }
 
@@ -204,7 +210,7 @@ impl<'a> Channel<'a> {
     /// # Errors
     ///
     /// As vmsplice(2).
-    pub fn vmsplice(self, pipe: &RemoteFd<'_>, ranges: &[RemoteIoVec], flags: u32) -> Result<usize> {
+    pub fn vmsplice(self, pipe: &RemoteFd, ranges: &[RemoteIoVec], flags: u32) -> Result<usize> {
         let args = [pipe.number as u64, u64::from(flags)];
         let total: u64 = ranges.iter().fold(0, |sum, range| sum.saturating_add(range.len));
         let moved = self.request(op::VMSPLICE, &args, ranges)?.wait("map pages into the pipe")?;
@@ -217,7 +223,7 @@ impl<'a> Channel<'a> {
     /// # Errors
     ///
     /// The agent is gone.
-    pub fn start_stream(self, pipe: &RemoteFd<'_>, ranges: &[RemoteIoVec]) -> Result<Pending<'a>> {
+    pub fn start_stream(self, pipe: &RemoteFd, ranges: &[RemoteIoVec]) -> Result<Pending<'a>> {
         self.request(op::STREAM, &[pipe.number as u64], ranges)
     }
 
@@ -266,6 +272,17 @@ impl<'a> Channel<'a> {
 }
 
 impl Pending<'_> {
+    /// Asks for a doorbell when the answer is there; true if it is there already.
+    pub fn ask_for_bell(&self) -> bool {
+        self.channel.mailbox().doorbell.host_asleep.store(1, Ordering::SeqCst);
+        self.channel.mailbox().answer.reply.load(Ordering::SeqCst) == self.number
+    }
+
+    /// Readable once the doorbell was rung.
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.channel.agent.bells[self.channel.index].answer.as_fd()
+    }
+
     /// Bytes that a stream has moved so far, as the agent says.
     pub fn moved(&self) -> u64 {
         self.channel.mailbox().answer.moved.load(Ordering::Relaxed)
@@ -337,9 +354,9 @@ impl Pending<'_> {
     }
 }
 
-impl Drop for RemoteFd<'_> {
+impl Drop for RemoteFd {
     fn drop(&mut self) {
-        if !self.agent.gone {
+        if !self.agent.gone.load(Ordering::Relaxed) {
             let _ = self.agent.channel().syscall(libc::SYS_close as u64, [self.number as u64, 0, 0, 0, 0, 0]);
         }
     }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use farspace_sys::RemoteAddr;
 use farspace_sys::arch::Registers;
+use farspace_sys::cpu::Pinned;
 use farspace_sys::memory::Memory;
 use farspace_sys::process::{self, Activity};
 use farspace_sys::ptrace::{Running, Stopped};
@@ -24,6 +25,8 @@ pub struct Borrowed {
     pub resume: Registers,
     /// When it was asked to stop.
     pub since: Instant,
+    /// Keeps this thread beside it.
+    pub near: Option<Pinned>,
 }
 
 /// System calls that give EINTR instead of restarting (signal(7)): the stop hides that, but a finite timeout
@@ -103,12 +106,13 @@ pub fn borrow(pid: i32, options: u32, deadline: Instant) -> Result<Borrowed> {
 
 /// Stops one thread and works out how it must go on.
 fn stop(pid: i32, tid: i32, options: u32, deadline: Instant) -> Result<Borrowed> {
+    let near = Pinned::beside(tid);
     let running = Running::seize(tid, options)?;
     let since = Instant::now();
     running.interrupt()?;
     let thread = running.wait_interrupted(deadline)?;
     let resume = resume_registers(pid, &thread)?;
-    Ok(Borrowed { thread, resume, since })
+    Ok(Borrowed { thread, resume, since, near })
 }
 
 /// Hides the stop from the thread: an EINTR becomes a restart, at once, so that it holds even if the host dies

@@ -58,7 +58,7 @@ impl Cave {
     ///
     /// Gone, or the thread doesn't get to run.
     pub fn syscall(&self, borrowed: Borrowed, memory: &Memory, nr: u64, args: [u64; 6]) -> Result<(Borrowed, i64)> {
-        let Borrowed { mut thread, resume, since } = borrowed;
+        let Borrowed { mut thread, resume, since, near } = borrowed;
         memory.write(self.at, &resume.restarted().syscall_and_resume())?;
         let mut call = resume;
         call.load_syscall(self.at, nr, args);
@@ -75,7 +75,7 @@ impl Cave {
                 let result = now.result();
                 thread.set_registers(&resume)?;
                 memory.write(self.at, &[0; CAVE_BYTES])?;
-                return Ok((Borrowed { thread, resume, since }, result));
+                return Ok((Borrowed { thread, resume, since, near }, result));
             }
             // A signal (or a group stop) came first. A group stop is run through; a signal must find the thread
             // with its own registers, so the borrowing starts over.
@@ -87,7 +87,7 @@ impl Cave {
                 let stopped = running.wait_interrupted(deadline)?;
                 let pid = stopped.tid();
                 let resume = crate::borrow::resume_registers(pid, &stopped)?;
-                return self.syscall(Borrowed { thread: stopped, resume, since }, memory, nr, args);
+                return self.syscall(Borrowed { thread: stopped, resume, since, near }, memory, nr, args);
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Placing the agent.
 
 use std::os::fd::AsFd;
-use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use farspace_abi::boot::{BootContext, HOST_SOCKET_FD};
@@ -34,11 +35,11 @@ const SPIN: u32 = 4000;
 ///
 /// [`Error::Refused`]: the target is in a state in which it is left alone. [`Error::Gone`]: it ended or
 /// executed another program. Whatever went wrong, the target is as it was.
-pub fn infect(pid: i32, timeout: Duration) -> Result<(Agent, Duration)> {
+pub fn infect(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
     place(pid, timeout).map_err(|e| e.for_target(pid))
 }
 
-fn place(pid: i32, timeout: Duration) -> Result<(Agent, Duration)> {
+fn place(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
     require_kernel(pid)?;
     let target = pidfd::open(pid)?;
     let status = process::status(pid)?;
@@ -75,13 +76,13 @@ fn place(pid: i32, timeout: Duration) -> Result<(Agent, Duration)> {
         bells,
         region: region.at,
         spin: if std::thread::available_parallelism().is_ok_and(|n| n.get() > 1) { SPIN } else { 0 },
-        gone: false,
+        gone: AtomicBool::new(false),
         busy: [const { Mutex::new(()) }; mailbox::NR_MAILBOXES],
     };
     // The vDSO page is a private copy since the cave was written to; dropped, it is the kernel's own again.
     agent.channel().syscall(libc::SYS_madvise as u64, [cave.page().0, 4096, libc::MADV_DONTNEED as u64, 0, 0, 0])?;
     agent.check()?;
-    Ok((agent, held))
+    Ok((Arc::new(agent), held))
 }
 
 /// Maps the region, lets the thread make the agent, and gives the thread back.
@@ -130,7 +131,7 @@ fn boot(
     let context = done?.ok_or(Error::Agent { pid, operation: "start", errno: Errno::TIMEDOUT })?;
     let failed = [context.helper_pid, context.agent_pid].into_iter().find(|result| *result < 0);
     if let Some(result) = failed {
-        let again = Borrowed { resume: borrowed.resume, thread, since };
+        let again = Borrowed { resume: borrowed.resume, thread, since, near: borrowed.near };
         thread = region.unmap(again, memory, cave)?;
         thread.detach()?;
         return Err(Error::refused(pid, Refusal::NoTask(Errno::from_raw_os_error((-result) as i32))));

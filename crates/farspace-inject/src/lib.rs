@@ -16,7 +16,7 @@ pub mod error;
 pub mod freeze;
 pub mod infect;
 
-pub use agent::{Agent, Channel};
+pub use agent::{Agent, Channel, Pending, RemoteFd};
 pub use error::{Error, Refusal, Result};
 pub use freeze::Frozen;
 pub use infect::infect;

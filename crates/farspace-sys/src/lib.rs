@@ -7,6 +7,7 @@
 //! | [`error`] | the one error type: operation, pid, address, errno |
 //! | [`ptrace`] | a traced thread as a type: [`Running`](ptrace::Running), [`Stopped`](ptrace::Stopped) |
 //! | [`arch`] | registers, xsave area, restart of interrupted system calls |
+//! | [`cpu`] | moving to another thread's CPU for a moment |
 //! | [`memory`] | reading and writing another process's memory by copy |
 //! | [`process`] | what /proc says of a process and its threads |
 //! | [`pidfd`] | pidfds: open, take a descriptor, wait for the end |
@@ -16,6 +17,7 @@
 #[cfg(target_arch = "x86_64")]
 #[path = "arch/x86_64/mod.rs"]
 pub mod arch;
+pub mod cpu;
 pub mod error;
 pub mod memory;
 pub mod pidfd;
