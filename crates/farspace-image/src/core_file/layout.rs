@@ -12,7 +12,7 @@ use object::endian::{LittleEndian as Le, U16, U32, U64};
 use object::pod::bytes_of;
 use thiserror::Error;
 
-use super::{CoreSpec, Segment, XSAVE_MIN_LEN, mapped_file, notes};
+use super::{CoreSpec, Segment, XSAVE_MIN_LEN, mapped_file, notes, trim_xsave};
 use crate::auxv;
 
 /// Size of a page of x86-64, and the alignment of each segment in memory and in the file, in bytes.
@@ -90,14 +90,15 @@ pub struct CoreLayout {
 }
 
 impl CoreLayout {
-    /// Checks `spec` and assigns every part its place in the file.
+    /// Checks `spec`, trims its xsave areas ([`trim_xsave`]) and assigns every part its place in the file.
     ///
     /// # Errors
     ///
     /// The spec describes no possible core; the variants of [`LayoutError`] say why.
-    pub fn new(spec: CoreSpec) -> Result<Self, LayoutError> {
+    pub fn new(mut spec: CoreSpec) -> Result<Self, LayoutError> {
         check_notes(&spec)?;
         check_segments(&spec.segments)?;
+        spec.threads.iter_mut().for_each(|thread| trim_xsave(&mut thread.xsave));
         let mut notes_len = 0;
         let Ok(()) = notes::visit(&spec, |note| {
             notes_len += note.len();

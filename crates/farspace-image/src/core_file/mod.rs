@@ -19,12 +19,14 @@ mod notes;
 mod process;
 mod segment;
 mod thread;
+mod xsave;
 
 pub use layout::{CoreLayout, LayoutError, PAGE_SIZE};
 pub use mapped_file::{FILE_NOTE_MAX, MappedFile};
 pub use process::Process;
 pub use segment::{Segment, SegmentFlags};
-pub use thread::{CpuTimes, FPREGS_LEN, NR_REGS, SIGINFO_LEN, Thread, XSAVE_MIN_LEN};
+pub use thread::{CpuTimes, FPREGS_LEN, NR_REGS, SIGINFO_LEN, Thread};
+pub use xsave::{XSAVE_MIN_LEN, trim_xsave};
 
 /// All that a core says about a process, apart from its memory.
 #[derive(Clone, Debug, Default)]

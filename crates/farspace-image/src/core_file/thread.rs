@@ -10,8 +10,6 @@ pub const NR_REGS: usize = 27;
 pub const FPREGS_LEN: usize = 512;
 /// Length in bytes of `siginfo_t` (SI_MAX_SIZE, include/uapi/asm-generic/siginfo.h).
 pub const SIGINFO_LEN: usize = 128;
-/// The shortest xsave area in bytes: legacy region and header (Intel SDM volume 1, 13.4).
-pub const XSAVE_MIN_LEN: usize = 576;
 /// Length in bytes of `struct elf_prstatus` on x86-64 (include/linux/elfcore.h).
 pub(super) const PRSTATUS_LEN: usize = 336;
 /// The part of an fxsave image that the processor leaves to software; in an xsave area of ptrace the kernel
@@ -49,11 +47,14 @@ pub struct Thread {
     /// The fxsave image (PTRACE_GETFPREGS, NT_PRFPREG); if `None`, it is taken from `xsave`.
     pub fpregs: Option<Box<[u8; FPREGS_LEN]>>,
     /// The xsave area in the standard format with XCR0 at byte 464, as PTRACE_GETREGSET(NT_X86_XSTATE) gives it;
-    /// empty leaves the note out, otherwise at least [`XSAVE_MIN_LEN`] bytes.
+    /// empty leaves the note out, otherwise at least [`XSAVE_MIN_LEN`](super::XSAVE_MIN_LEN) bytes.
     ///
-    /// gdb reads from XCR0 which vector registers there are.
+    /// gdb reads from XCR0 and from the length which vector registers there are; see [`trim_xsave`](super::trim_xsave).
     pub xsave: Vec<u8>,
     /// The `siginfo_t` of `signal` (PTRACE_GETSIGINFO, NT_SIGINFO), shown by gdb as `$_siginfo`.
+    ///
+    /// `None` for a thread that only the dumper stopped: what ptrace reports then is its own event
+    /// (`si_code >> 8` is PTRACE_EVENT_STOP), nothing that happened to the target.
     pub siginfo: Option<[u8; SIGINFO_LEN]>,
 }
 
@@ -98,6 +99,7 @@ impl Thread {
 
 #[cfg(test)]
 mod tests {
+    use super::super::XSAVE_MIN_LEN;
     use super::*;
 
     #[test]
