@@ -2,77 +2,15 @@
 
 use std::convert::Infallible;
 use std::io::{self, BufWriter, Write};
-use std::mem::size_of;
 
-use object::elf::{
-    ELFCLASS64, ELFDATA2LSB, ELFMAG, ELFOSABI_NONE, EM_X86_64, ET_CORE, EV_CURRENT, FileHeader64, Ident,
-    PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader64, SHN_UNDEF, SHT_NULL, SectionHeader64,
-};
-use object::endian::{LittleEndian as Le, U16, U32, U64};
 use object::pod::bytes_of;
-use thiserror::Error;
 
-use super::{CoreSpec, Segment, XSAVE_MIN_LEN, mapped_file, notes, trim_xsave};
+use super::headers::{self, EHDR_LEN, PHDR_LEN, SHDR_LEN};
+use super::{CoreSpec, LayoutError, Segment, XSAVE_MIN_LEN, mapped_file, notes, trim_xsave};
 use crate::auxv;
 
 /// Size of a page of x86-64, and the alignment of each segment in memory and in the file, in bytes.
 pub const PAGE_SIZE: u64 = 4096;
-
-const EHDR_LEN: u64 = size_of::<FileHeader64<Le>>() as u64;
-const PHDR_LEN: u64 = size_of::<ProgramHeader64<Le>>() as u64;
-const SHDR_LEN: u64 = size_of::<SectionHeader64<Le>>() as u64;
-const _: () = assert!(EHDR_LEN == 64 && PHDR_LEN == 56 && SHDR_LEN == 64);
-
-/// Why a [`CoreSpec`] can't be laid out.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LayoutError {
-    /// There is no thread.
-    #[error("a core needs at least one thread; the process may have exited meanwhile")]
-    NoThreads,
-    /// An xsave area is too short.
-    #[error(
-        "the xsave area of thread {tid} has {len} bytes, fewer than the {XSAVE_MIN_LEN} of the smallest one"
-    )]
-    ShortXsave {
-        /// The thread.
-        tid: i32,
-        /// Length found, in bytes.
-        len: usize,
-    },
-    /// The auxiliary vector ends in the middle of an entry.
-    #[error("the auxiliary vector has {len} bytes, not a multiple of {}", auxv::ENTRY_LEN)]
-    CutAuxv {
-        /// Length found, in bytes.
-        len: usize,
-    },
-    /// A segment's address or a length is not a multiple of the page size, or `filesz` is above `memsz`, or the end
-    /// is past the address space.
-    #[error(
-        "segment {index} at {vaddr:#x} has an address or a length that is impossible: memsz {memsz:#x}, filesz {filesz:#x}"
-    )]
-    BadSegment {
-        /// Its place in [`CoreSpec::segments`].
-        index: usize,
-        /// Its first address.
-        vaddr: u64,
-        /// Its length in the target, in bytes.
-        memsz: u64,
-        /// Its length in the file, in bytes.
-        filesz: u64,
-    },
-    /// A segment begins before the end of the one before it.
-    #[error("segment {index} at {vaddr:#x} overlaps the segment before it or is out of order")]
-    SegmentOrder {
-        /// Its place in [`CoreSpec::segments`].
-        index: usize,
-        /// Its first address.
-        vaddr: u64,
-    },
-    /// The file would be longer than a file offset can say.
-    #[error("the core would be longer than 2^63 - 1 bytes; dump fewer mappings (see --filter)")]
-    TooLong,
-}
 
 /// A core whose layout is settled: what the header says, and where each segment's data goes.
 ///
@@ -162,7 +100,7 @@ impl CoreLayout {
     /// The file offset of the section header that holds the number of program headers, in bytes.
     ///
     /// There is one from 65,535 program headers on (PN_XNUM, elf(5)). It is part of the header, unlike the kernel's,
-    /// which is at the end of the file.
+    /// which is at the end of the file. `readelf` finds the value in it unexpected, in either place.
     pub fn section_header_offset(&self) -> Option<u64> {
         self.is_extended().then(|| EHDR_LEN + self.nr_program_headers() * PHDR_LEN)
     }
@@ -209,13 +147,14 @@ impl CoreLayout {
 
     /// Calls `sink` with the header's bytes, piece by piece in order.
     fn visit_header<E>(&self, mut sink: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        sink(bytes_of(&self.file_header()))?;
-        sink(bytes_of(&self.note_header()))?;
+        let nr = self.nr_program_headers();
+        sink(bytes_of(&headers::file(nr, self.section_header_offset())))?;
+        sink(bytes_of(&headers::note(self.notes_offset(), self.notes_len)))?;
         for (segment, offset) in self.segments_with_offsets() {
-            sink(bytes_of(&load_header(segment, offset)))?;
+            sink(bytes_of(&headers::load(segment, offset)))?;
         }
         if self.is_extended() {
-            sink(bytes_of(&self.section_header()))?;
+            sink(bytes_of(&headers::section(nr)))?;
         }
         notes::visit(&self.spec, |note| sink(&note.bytes()))
     }
@@ -226,81 +165,7 @@ impl CoreLayout {
 
     /// Whether `e_phnum` can't hold the number of program headers.
     fn is_extended(&self) -> bool {
-        self.nr_program_headers() >= u64::from(PN_XNUM)
-    }
-
-    fn file_header(&self) -> FileHeader64<Le> {
-        let section_header = self.section_header_offset();
-        let (e_phnum, e_shnum) = match section_header {
-            Some(_) => (PN_XNUM, 1),
-            None => (self.nr_program_headers() as u16, 0),
-        };
-        FileHeader64 {
-            e_ident: Ident {
-                magic: ELFMAG,
-                class: ELFCLASS64,
-                data: ELFDATA2LSB,
-                version: EV_CURRENT,
-                os_abi: ELFOSABI_NONE,
-                abi_version: 0,
-                padding: [0; 7],
-            },
-            e_type: u16(ET_CORE),
-            e_machine: u16(EM_X86_64),
-            e_version: u32(EV_CURRENT.into()),
-            e_entry: u64(0),
-            e_phoff: u64(EHDR_LEN),
-            e_shoff: u64(section_header.unwrap_or(0)),
-            e_flags: u32(0),
-            e_ehsize: u16(EHDR_LEN as u16),
-            e_phentsize: u16(PHDR_LEN as u16),
-            e_phnum: u16(e_phnum),
-            e_shentsize: u16(if section_header.is_some() { SHDR_LEN as u16 } else { 0 }),
-            e_shnum: u16(e_shnum),
-            e_shstrndx: u16(SHN_UNDEF),
-        }
-    }
-
-    fn note_header(&self) -> ProgramHeader64<Le> {
-        ProgramHeader64 {
-            p_type: u32(PT_NOTE),
-            p_flags: u32(0),
-            p_offset: u64(self.notes_offset()),
-            p_vaddr: u64(0),
-            p_paddr: u64(0),
-            p_filesz: u64(self.notes_len),
-            p_memsz: u64(0),
-            p_align: u64(4),
-        }
-    }
-
-    /// Section header 0 as fill_extnum_info makes it (fs/binfmt_elf.c).
-    fn section_header(&self) -> SectionHeader64<Le> {
-        SectionHeader64 {
-            sh_name: u32(0),
-            sh_type: u32(SHT_NULL),
-            sh_flags: u64(0),
-            sh_addr: u64(0),
-            sh_offset: u64(0),
-            sh_size: u64(1),
-            sh_link: u32(SHN_UNDEF.into()),
-            sh_info: u32(self.nr_program_headers() as u32),
-            sh_addralign: u64(0),
-            sh_entsize: u64(0),
-        }
-    }
-}
-
-fn load_header(segment: &Segment, offset: u64) -> ProgramHeader64<Le> {
-    ProgramHeader64 {
-        p_type: u32(PT_LOAD),
-        p_flags: u32(segment.flags.bits()),
-        p_offset: u64(offset),
-        p_vaddr: u64(segment.vaddr),
-        p_paddr: u64(0),
-        p_filesz: u64(segment.filesz),
-        p_memsz: u64(segment.memsz),
-        p_align: u64(PAGE_SIZE),
+        self.nr_program_headers() >= headers::NR_EXTENDED
     }
 }
 
@@ -332,18 +197,6 @@ fn check_segments(segments: &[Segment]) -> Result<(), LayoutError> {
         previous_end = end;
     }
     Ok(())
-}
-
-fn u16(value: u16) -> U16<Le> {
-    U16::new(Le, value)
-}
-
-fn u32(value: u32) -> U32<Le> {
-    U32::new(Le, value)
-}
-
-fn u64(value: u64) -> U64<Le> {
-    U64::new(Le, value)
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@
 //! this crate's business: [`CoreLayout::segment_offset`] says where a segment's bytes belong, a page that is
 //! absent in the target is left as a hole, and at the end the file is set to [`CoreLayout::file_len`].
 
+mod error;
+mod headers;
 mod layout;
 mod mapped_file;
 mod notes;
@@ -21,11 +23,12 @@ mod segment;
 mod thread;
 mod xsave;
 
-pub use layout::{CoreLayout, LayoutError, PAGE_SIZE};
+pub use error::LayoutError;
+pub use layout::{CoreLayout, PAGE_SIZE};
 pub use mapped_file::{FILE_NOTE_MAX, MappedFile};
 pub use process::Process;
 pub use segment::{Segment, SegmentFlags};
-pub use thread::{CpuTimes, FPREGS_LEN, NR_REGS, SIGINFO_LEN, Thread};
+pub use thread::{CpuTimes, FPREGS_LEN, NR_REGS, SIGINFO_LEN, SIGINFO_STOPPED, Thread};
 pub use xsave::{XSAVE_MIN_LEN, trim_xsave};
 
 /// All that a core says about a process, apart from its memory.

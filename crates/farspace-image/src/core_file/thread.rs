@@ -10,6 +10,14 @@ pub const NR_REGS: usize = 27;
 pub const FPREGS_LEN: usize = 512;
 /// Length in bytes of `siginfo_t` (SI_MAX_SIZE, include/uapi/asm-generic/siginfo.h).
 pub const SIGINFO_LEN: usize = 128;
+/// The `siginfo_t` of a thread that the dumper stopped: SIGSTOP by the kernel, as in gcore's cores.
+pub const SIGINFO_STOPPED: [u8; SIGINFO_LEN] = {
+    // si_signo, si_errno, si_code (include/uapi/asm-generic/siginfo.h); SIGSTOP is 19 and SI_KERNEL 0x80.
+    let mut siginfo = [0; SIGINFO_LEN];
+    siginfo[0] = 19;
+    siginfo[8] = 0x80;
+    siginfo
+};
 /// Length in bytes of `struct elf_prstatus` on x86-64 (include/linux/elfcore.h).
 pub(super) const PRSTATUS_LEN: usize = 336;
 /// The part of an fxsave image that the processor leaves to software; in an xsave area of ptrace the kernel
@@ -53,8 +61,9 @@ pub struct Thread {
     pub xsave: Vec<u8>,
     /// The `siginfo_t` of `signal` (PTRACE_GETSIGINFO, NT_SIGINFO), shown by gdb as `$_siginfo`.
     ///
-    /// `None` for a thread that only the dumper stopped: what ptrace reports then is its own event
-    /// (`si_code >> 8` is PTRACE_EVENT_STOP), nothing that happened to the target.
+    /// [`SIGINFO_STOPPED`] for a thread that only the dumper stopped: what ptrace reports then is its own event
+    /// (`si_code >> 8` is PTRACE_EVENT_STOP), nothing that happened to the target. `None` leaves the note out, as
+    /// gcore does for a process that was stopped before (SIGSTOP, the state `T`).
     pub siginfo: Option<[u8; SIGINFO_LEN]>,
 }
 

@@ -53,8 +53,8 @@ pub enum Backing {
         is_unlinked: bool,
         /// Where in the file the mapping begins, in bytes.
         offset: u64,
-        /// Whether the mapped bytes begin with the ELF magic, or anyone may execute the file; looked at for a readable
-        /// mapping of offset 0 only.
+        /// Whether the mapped bytes begin with the ELF magic; looked at for a readable mapping of offset 0 only. The
+        /// kernel is content with an execute permission of the file, which a memfd has too.
         is_program: bool,
     },
 }
@@ -87,7 +87,8 @@ pub struct Vma {
     pub flags: VmFlags,
     /// Whether it has pages of its own, which the target wrote: in smaps, `Anonymous:` or `Swap:` is above 0.
     ///
-    /// This stands for the kernel's `vma->anon_vma`. Give true if it isn't known.
+    /// This stands for the kernel's `vma->anon_vma`, which is also set for some mappings that hold nothing but
+    /// zeros. Give true if it isn't known.
     pub is_written: bool,
     /// Whether it maps persistent memory directly; smaps doesn't say, false is a safe answer.
     pub is_dax: bool,

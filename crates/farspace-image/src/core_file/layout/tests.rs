@@ -1,6 +1,10 @@
 //! What was laid out is read back with `object`, which knows nothing of this crate.
 
-use object::elf::{NT_AUXV, NT_FILE, NT_PRFPREG, NT_PRPSINFO, NT_PRSTATUS, NT_SIGINFO, NT_X86_XSTATE};
+use object::elf::{
+    EM_X86_64, ET_CORE, FileHeader64, NT_AUXV, NT_FILE, NT_PRFPREG, NT_PRPSINFO, NT_PRSTATUS, NT_SIGINFO,
+    NT_X86_XSTATE, PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader64,
+};
+use object::endian::LittleEndian as Le;
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use proptest::prelude::*;
 
