@@ -38,4 +38,4 @@ pub use flags::SpliceFlags;
 pub use report::{Mechanism, Report};
 pub use snapshot::Snapshot;
 pub use target::{AttachOptions, Target};
-pub use transfer::{Extent, Sink, Transfer};
+pub use transfer::{Extent, Sink, Transfer, WRITE_OUT};

@@ -14,6 +14,9 @@ use rustix::pipe::{SpliceFlags, splice};
 use crate::target::BoundedPipe;
 use crate::{Error, Result};
 
+/// [`Error::operation`] where the sink, not the target, is what failed.
+pub const WRITE_OUT: &str = "write out the memory";
+
 /// Bytes of the buffer of the copying mechanisms.
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -178,7 +181,7 @@ impl PageStream<'_> {
         sink: &mut Sink<'_>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
-        let error = |errno| Error::new("write out the memory", self.pid, errno);
+        let error = |errno| Error::new(WRITE_OUT, self.pid, errno);
         let mut copying = false;
         while *bytes < expected {
             let step = if copying { self.copy_out(sink) } else { self.move_out(sink) };
@@ -294,7 +297,7 @@ fn by_copy(
                 }
                 Err(e) => return Err(e.into()),
             };
-            sink.write_all(&buffer[..n]).map_err(|errno| Error::new("write out the memory", pid, errno))?;
+            sink.write_all(&buffer[..n]).map_err(|errno| Error::new(WRITE_OUT, pid, errno))?;
             done += n as u64;
             bytes += n as u64;
             progress(n as u64);
