@@ -1,1 +1,4 @@
 //! placeholder
+
+pub mod baseline;
+pub mod probe;
