@@ -1,0 +1,3 @@
+pub(crate) fn run(_args: &crate::cli::BenchArgs) -> anyhow::Result<()> {
+    todo!()
+}

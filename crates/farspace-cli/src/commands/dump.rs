@@ -1,0 +1,3 @@
+pub(crate) fn run(_args: &crate::cli::DumpArgs) -> anyhow::Result<()> {
+    todo!()
+}
