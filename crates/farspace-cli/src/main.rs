@@ -7,6 +7,7 @@
 
 use std::process::ExitCode;
 
+mod bench;
 mod cli;
 mod commands;
 mod demo;
