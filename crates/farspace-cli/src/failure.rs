@@ -60,6 +60,28 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// A failure that the library describes itself, advice included.
+    ///
+    /// The errno at its root decides the exit code, unless the library knows it better.
+    pub(crate) fn library(message: String, errno: Errno, known: Option<Exit>) -> Self {
+        let by_errno = match errno {
+            Errno::SRCH => Exit::NoSuchProcess,
+            // A sink that is open already can't be denied any more: this is the target.
+            Errno::PERM | Errno::ACCESS => Exit::Permission,
+            Errno::BUSY | Errno::OPNOTSUPP | Errno::TIMEDOUT => Exit::Refused,
+            errno if output_advice(errno).is_some() => Exit::Output,
+            _ => Exit::Failed,
+        };
+        let exit = known.unwrap_or(by_errno);
+        let failure = Self::new(exit, message);
+        match output_advice(errno) {
+            Some(next) if exit == Exit::Output => failure.next(next),
+            _ => failure,
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;

@@ -24,9 +24,14 @@ impl Progress {
         Self { bar }
     }
 
-    /// Shows how far it is, and ends the work if the user asked for that.
+    /// Shows how far it is, and ends the work by unwinding if the user asked for that.
     pub(crate) fn update(&self, done_bytes: u64, total_bytes: u64) {
         interrupt::unwind_if_requested();
+        self.show(done_bytes, total_bytes);
+    }
+
+    /// Shows how far it is.
+    pub(crate) fn show(&self, done_bytes: u64, total_bytes: u64) {
         self.bar.set_length(total_bytes);
         self.bar.set_position(done_bytes);
     }

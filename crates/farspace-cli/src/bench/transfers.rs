@@ -64,7 +64,7 @@ fn rows(
 ) -> anyhow::Result<()> {
     let ranges = [static_range(target)];
     let mut attached = Attached::new(target.pid(), None)?;
-    let mut ours = |sink: &Sink| attached.splice(&ranges, &sink.output);
+    let mut ours = |sink: &Sink| Ok(attached.splice(&ranges, &sink.output, &mut |_| ())?);
     let mut theirs = |sink: &Sink| copy(target.pid(), &ranges, sink);
     let mut pairs = Vec::new();
     for pair in 0..nr_pairs {
@@ -92,7 +92,9 @@ fn curve(scale: Scale, disk: &Path, report: &mut Report) -> anyhow::Result<()> {
         let mut attached = Attached::new(target.pid(), None)?;
         let mut samples = Vec::new();
         for _ in 0..scale.pairs {
-            samples.push(rate(Kind::DevNull, disk, &mut |sink| attached.splice(&ranges, &sink.output))?);
+            samples.push(rate(Kind::DevNull, disk, &mut |sink| {
+                Ok(attached.splice(&ranges, &sink.output, &mut |_| ())?)
+            })?);
         }
         report.add(format!("splice-devnull-{}", size_name(size)), Unit::GbPerS, &samples);
         drop(attached);

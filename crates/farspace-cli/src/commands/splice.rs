@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cli::SpliceArgs;
 use crate::engine::{Attached, Output};
-use crate::failure::{Failure, eprint_line};
+use crate::failure::eprint_line;
 use crate::output::Format;
 use crate::progress::Progress;
 use crate::sink::{Existing, SinkSpec};
@@ -68,18 +68,17 @@ fn send(target: &mut Attached, ranges: &[RemoteIoVec], output: &Output) -> anyho
     let progress = Progress::new("splice");
     let total = ranges.iter().map(|range| range.len).sum();
     let mut sent = 0;
-    for range in ranges {
-        let mut done = 0;
-        while done < range.len {
-            progress.update(sent, total);
-            let piece = RemoteIoVec::new(range.base.0 + done, (range.len - done).min(PIECE_BYTES));
-            let now = target.splice(&[piece], output)?;
-            if now == 0 {
-                let what = format!("read process memory at {:#x}", piece.base.0);
-                return Err(Failure::target(what, rustix::io::Errno::FAULT).into());
-            }
-            (done, sent) = (done + now, sent + now);
-        }
+    let pieces = ranges.iter().flat_map(|range| {
+        let starts = (0..range.len).step_by(PIECE_BYTES as usize);
+        starts.map(|at| RemoteIoVec::new(range.base.0 + at, (range.len - at).min(PIECE_BYTES)))
+    });
+    for piece in pieces {
+        interrupt::check()?;
+        let mut shown = sent;
+        sent += target.splice(&[piece], output, &mut |step| {
+            shown += step;
+            progress.show(shown, total);
+        })?;
     }
     Ok(sent)
 }
