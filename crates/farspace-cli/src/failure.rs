@@ -74,7 +74,7 @@ impl Failure {
             _ => Exit::Failed,
         };
         let exit = known.unwrap_or(by_errno);
-        let failure = Self::new(exit, message);
+        let failure = Self::new(exit, without_os_error(message));
         match output_advice(errno) {
             Some(next) if exit == Exit::Output => failure.next(next),
             _ => failure,
@@ -111,8 +111,15 @@ impl std::error::Error for StdoutClosed {}
 
 /// The text of an OS error without Rust's "(os error N)".
 pub(crate) fn errno_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
+    without_os_error(error.to_string())
+}
+
+fn without_os_error(mut text: String) -> String {
+    while let Some(start) = text.find(" (os error ") {
+        let end = text[start..].find(')').map_or(text.len(), |len| start + len + 1);
+        text.replace_range(start..end, "");
+    }
+    text
 }
 
 /// What to do about an output that can't be written.
@@ -135,7 +142,7 @@ pub(crate) fn report(error: &anyhow::Error) -> Exit {
     if error.is::<StdoutClosed>() {
         return Exit::Ok;
     }
-    eprint_line(&format!("{error:#}"));
+    eprint_line(&without_os_error(format!("{error:#}")));
     error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map_or(Exit::Failed, |f| f.exit)
 }
 
@@ -163,6 +170,14 @@ mod tests {
     fn one_line_with_cause_and_advice() {
         let failure = Failure::target("attach to process 42", Errno::SRCH);
         assert_eq!(failure.to_string(), "attach to process 42: No such process; check the pid with ps -e");
+    }
+
+    #[test]
+    fn library_messages_lose_the_number() {
+        let failure =
+            Failure::library("no pid 7: No such process (os error 3); look".into(), Errno::SRCH, None);
+        assert_eq!(failure.to_string(), "no pid 7: No such process; look");
+        assert_eq!(failure.exit, Exit::NoSuchProcess);
     }
 
     #[test]

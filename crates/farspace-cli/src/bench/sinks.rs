@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
 use crate::engine::Output;
-use crate::failure::Failure;
+use crate::failure::{Failure, eprint_line};
 
 /// The kinds of sink that rows are measured for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +37,22 @@ impl Kind {
     }
 }
 
+/// A file that is removed on drop.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            eprint_line(&format!("remove {}: {error}", self.0.display()));
+        }
+    }
+}
+
 /// An open sink; [`Sink::finish`] waits until its reader has everything.
 pub(super) struct Sink {
     pub(super) output: Output,
     reader: Option<JoinHandle<io::Result<u64>>>,
-    file: Option<PathBuf>,
+    _file: Option<Removed>,
 }
 
 impl Sink {
@@ -58,17 +69,14 @@ impl Sink {
         };
         let (fd, reader, file) =
             opened.map_err(|e| Failure::output(format!("bench: open sink {name}"), &e))?;
-        Ok(Self { output: Output { fd, name }, reader, file })
+        Ok(Self { output: Output { fd, name }, reader, _file: file.map(Removed) })
     }
 
     /// Closes it and waits for the reader.
-    pub(super) fn finish(mut self) -> io::Result<()> {
-        let reader = self.reader.take();
-        let file = self.file.take();
-        drop(self.output);
-        if let Some(file) = file {
-            std::fs::remove_file(file)?;
-        }
+    pub(super) fn finish(self) -> io::Result<()> {
+        let Self { output, reader, _file } = self;
+        // The reader sees the end only now.
+        drop(output);
         match reader.map(JoinHandle::join) {
             Some(Ok(read)) => read.map(drop),
             Some(Err(_)) => Err(io::Error::other("the reader panicked")),

@@ -13,7 +13,10 @@ pub(crate) const BUFFER_BYTES: usize = 256 << 10;
 
 /// Copies `ranges` of the process to `out`, in order; a page that can't be read becomes zeros.
 pub(crate) fn copy(pid: i32, ranges: &[RemoteIoVec], out: &mut dyn Write) -> anyhow::Result<u64> {
-    let mut buffer = vec![0u8; BUFFER_BYTES];
+    // Page-aligned, because O_DIRECT asks for it.
+    let mut memory = vec![0u8; BUFFER_BYTES + 4096];
+    let start = memory.as_ptr().align_offset(4096);
+    let buffer = &mut memory[start..start + BUFFER_BYTES];
     let mut total = 0;
     for range in ranges {
         let mut done = 0;

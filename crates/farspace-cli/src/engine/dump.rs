@@ -73,11 +73,8 @@ pub(crate) struct DumpOutcome {
 /// Dumps; `progress` is told the bytes done and in all, and may unwind to end the work.
 pub(crate) fn dump(
     request: &DumpRequest<'_>,
-    _progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(u64, u64),
 ) -> anyhow::Result<DumpOutcome> {
-    let what = format!("dump of process {}", request.pid);
-    Err(Failure::new(Exit::Failed, what)
-        .cause("this build has no dump yet")
-        .next("build a later version")
-        .into())
+    progress(0, 0);
+    Err(Failure::new(Exit::Failed, format!("{request:?}")).cause("this build has no dump yet").into())
 }
