@@ -19,10 +19,12 @@
 //! from 5.16 on, where a small agent in the target does the work.
 
 pub mod backend;
+pub mod baseline;
 mod call;
 mod copy;
 mod error;
 mod flags;
+pub mod probe;
 pub mod raw;
 mod report;
 mod snapshot;
