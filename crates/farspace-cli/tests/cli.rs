@@ -255,3 +255,42 @@ fn interrupt_ends_a_stalled_splice() {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", target.pid())).unwrap().count();
     assert_eq!(tasks, 6, "an extra task stayed in the target");
 }
+
+#[test]
+fn dumps_at_every_level() {
+    let mut target = Target::start("1M");
+    let dir = tempfile::tempdir().unwrap();
+    let core = dir.path().join("core");
+    for level in ["snapshot", "frozen", "fuzzy"] {
+        let path = core.to_str().unwrap();
+        let output = farspace(&["dump", &target.pid(), "-o", path, "--force", "--json", "--level", level]);
+        assert!(output.status.success(), "{level}: {}", text(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&report["level"], &report["threads"]), (&Value::from(level), &Value::from(6)));
+        assert!(std::fs::read(&core).unwrap().starts_with(b"\x7fELF"));
+    }
+    assert!(target.is_unharmed());
+    fails(&["dump", "4194305", "-o", dir.path().join("none").to_str().unwrap()], 3, &["4194305"]);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn demo_verifies_its_dumps() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = farspace(&[
+        "demo",
+        "--size",
+        "16M",
+        "--rounds",
+        "1",
+        "--json",
+        "--dir",
+        dir.path().to_str().unwrap(),
+    ]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["verified"], &report["unharmed"]), (&Value::from(true), &Value::from(true)));
+    assert_eq!(report["rows"][0]["one_instant"], true);
+    assert_eq!(report["rows"].as_array().unwrap().len(), 3);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
