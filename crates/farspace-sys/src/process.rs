@@ -32,7 +32,10 @@ pub struct Status {
 pub fn status(pid: i32) -> Result<Status> {
     let text = read(pid, "status")?;
     let field = |name: &str| {
-        text.lines().find_map(|l| l.strip_prefix(name)).and_then(|l| l.strip_prefix(':')).map_or("", str::trim)
+        text.lines()
+            .find_map(|l| l.strip_prefix(name))
+            .and_then(|l| l.strip_prefix(':'))
+            .map_or("", str::trim)
     };
     Ok(Status {
         tgid: field("Tgid").parse().unwrap_or(0),
@@ -50,7 +53,8 @@ pub fn status(pid: i32) -> Result<Status> {
 ///
 /// ESRCH: no such process.
 pub fn threads(pid: i32) -> Result<Vec<i32>> {
-    let entries = fs::read_dir(format!("/proc/{pid}/task")).map_err(|e| error(pid, "list the threads", &e))?;
+    let entries =
+        fs::read_dir(format!("/proc/{pid}/task")).map_err(|e| error(pid, "list the threads", &e))?;
     Ok(entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect())
 }
 
