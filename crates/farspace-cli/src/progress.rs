@@ -59,6 +59,6 @@ mod tests {
     #[test]
     fn template_is_valid() {
         let _ = style();
-        Progress::new("test").update(1, 2);
+        assert!(Progress::new("test").update(1, 2).is_continue());
     }
 }

@@ -29,14 +29,15 @@ pub struct FrozenThread {
 }
 
 impl Frozen {
-    /// Stops all threads of a process. Threads that are made meanwhile are found and stopped, too.
+    /// Stops all threads of a process, but for an agent that is one. Threads that are made meanwhile are found and
+    /// stopped, too.
     ///
     /// # Errors
     ///
     /// Refused: traced, 32-bit, or a thread doesn't stop before the timeout. Gone. Nothing stays stopped then.
-    pub fn stop(pid: i32, timeout: Duration) -> Result<Self> {
+    pub fn stop(pid: i32, agent: Option<i32>, timeout: Duration) -> Result<Self> {
         let deadline = Instant::now() + timeout;
-        let mut seen = HashSet::new();
+        let mut seen: HashSet<i32> = agent.into_iter().collect();
         let mut frozen = Self { pid, threads: Vec::new(), since: Instant::now() };
         loop {
             // Once a look at the list finds nothing new, every thread that could make one is stopped.

@@ -55,7 +55,12 @@ fn place(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
     let borrowed = borrow::borrow(pid, 0, Instant::now() + timeout)?;
     let visit = Visit { pid, status: &status, memory: &memory, cave, region, may_wait };
     let (context, held) = visit.boot(borrowed)?;
-    let agent_pid = process::pid_in_namespace(pid, &status, context.agent_pid as i32)
+    let ns_pid = context.agent_pid as i32;
+    let found = match context.placement {
+        placement::THREAD => process::tid_in_namespace(pid, ns_pid),
+        _ => process::pid_in_namespace(pid, &status, ns_pid),
+    };
+    let agent_pid = found
         .ok_or(Error::Agent { pid, operation: "be found", errno: Errno::SRCH })?;
 
     let agent_pidfd = match context.placement {

@@ -136,6 +136,12 @@ pub fn is_init(status: &Status) -> bool {
     status.ns_pids.last() == Some(&1)
 }
 
+/// The tid here of the thread of `pid` that is `ns_tid` in the process's own pid namespace.
+pub fn tid_in_namespace(pid: i32, ns_tid: i32) -> Option<i32> {
+    let is_it = |tid: &i32| status(*tid).is_ok_and(|s| s.ns_pids.last() == Some(&ns_tid));
+    threads(pid).ok()?.into_iter().find(is_it)
+}
+
 /// The pid here of the process that is `ns_pid` in the pid namespace of `of`.
 pub fn pid_in_namespace(of: i32, status: &Status, ns_pid: i32) -> Option<i32> {
     if status.ns_pids.len() == 1 {

@@ -193,7 +193,11 @@ impl Target {
     ///
     /// Refused: traced, or a thread that doesn't stop. ESRCH.
     pub fn freeze(&self, timeout: Duration) -> Result<Frozen> {
-        Ok(Frozen::stop(self.pid, timeout)?)
+        let agent = match &self.reach {
+            Reach::Agent(agent) => Some(agent.agent_pid()),
+            _ => None,
+        };
+        Ok(Frozen::stop(self.pid, agent, timeout)?)
     }
 
     /// Forks a copy-on-write snapshot of the address space; it is the agent's child, not the target's.
