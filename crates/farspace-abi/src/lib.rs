@@ -7,5 +7,8 @@
 #![forbid(unsafe_code)]
 
 mod addr;
+pub mod boot;
+pub mod mailbox;
+pub mod region;
 
 pub use addr::{RemoteAddr, RemoteIoVec};

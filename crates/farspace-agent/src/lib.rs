@@ -1,1 +1,21 @@
-//! placeholder
+//! The code that farspace places in a target's address space.
+//!
+//! This crate is compiled twice: as an ordinary `no_std` library, so that it is linted and documented with
+//! the rest, and by the build script of `farspace-inject` as a flat, position-independent blob (root:
+//! `blob.rs`). It has no libc, no allocation, no panic path (the blob doesn't link if there is one), no
+//! writable statics and no relocations.
+//!
+//! | file | what |
+//! |---|---|
+//! | `arch/x86_64/boot.rs` | what a borrowed thread of the target runs: make the helper, reap it, resume |
+//! | `arch/x86_64/syscall.rs` | the system call instruction, and leaving for good |
+//! | `main.rs` | from the first instruction of the agent to its last |
+//! | `serve.rs` | the request loop |
+
+#![no_std]
+
+#[cfg(target_arch = "x86_64")]
+#[path = "arch/x86_64/mod.rs"]
+mod arch;
+mod main;
+mod serve;

@@ -1,0 +1,50 @@
+//! What the host leaves for the bootstrap code, and what the bootstrap reports back.
+
+/// The context page of the region. All offsets below are used by the agent's assembly.
+///
+/// The `resume` registers make the bootstrap safe against the death of the host: a thread that nobody traces
+/// any more restores itself from here and goes on where it was interrupted.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct BootContext {
+    /// [`MAGIC`](crate::region::MAGIC).
+    pub magic: u64,
+    /// Where the borrowed thread continues if it must restore itself.
+    pub resume_rip: u64,
+    /// The registers that the bootstrap changes, in the order of [`RESUME_REGISTERS`].
+    pub resume: [u64; 9],
+    /// All ones: the signal mask while the thread is borrowed.
+    pub all_signals: u64,
+    /// The thread's own signal mask; written by the bootstrap.
+    pub saved_mask: u64,
+    /// How long the borrowed thread waits to be taken back before it restores itself: seconds, nanoseconds.
+    /// pselect(2) counts it down.
+    pub go_timeout: [i64; 2],
+    /// Result of cloning the helper (pid in the target's pid namespace or `-errno`); 0 until then.
+    pub helper_pid: i64,
+    /// Result of cloning the agent (pid in the target's pid namespace or `-errno`); 0 until then.
+    pub agent_pid: i64,
+    /// 1 once the borrowed thread has done its part.
+    pub thread_done: u32,
+    /// 1 once the agent has its socket pair, or `-errno` as an unsigned number.
+    pub agent_ready: u32,
+    /// Number of the agent's descriptor that the host takes with pidfd_getfd(2).
+    pub host_fd: u32,
+    /// Keeps the size a multiple of 8.
+    pub reserved: u32,
+}
+
+/// Names of [`BootContext::resume`], in order.
+pub const RESUME_REGISTERS: [&str; 9] = ["rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11"];
+
+/// How long the agent waits for the host's first message before it removes itself, in milliseconds.
+pub const HELLO_TIMEOUT_MS: i32 = 2_000;
+/// Descriptors in the host's first message, in order: mailbox memfd, doorbells to the agent (one for each
+/// [`Mailbox`](crate::mailbox::Mailbox)), doorbells to the host, the target's pidfd.
+pub const HELLO_FDS: usize = 6;
+/// The agent's end of the socket pair.
+pub const AGENT_SOCKET_FD: i32 = 0;
+/// The host's end of the socket pair, in the agent's table until it is taken.
+pub const HOST_SOCKET_FD: i32 = 1;
+
+const _: () = assert!(size_of::<BootContext>() <= 4096);

@@ -1,0 +1,98 @@
+//! The shared memory over which host and agent talk.
+//!
+//! One [`Mailbox`] per task: index [`AGENT`] for the agent, [`SNAPSHOT`] for the forked child that holds a
+//! snapshot. A request is a body written by the host followed by a store to `request`; the answer is
+//! `result` followed by a store of the same number to `reply`. Host and agent each write to lines of their
+//! own. Everything in here can be written by any thread of the target: the host reads each value once and
+//! checks it.
+
+use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
+
+use crate::RemoteIoVec;
+
+/// Index of the agent's mailbox.
+pub const AGENT: usize = 0;
+/// Index of the snapshot child's mailbox.
+pub const SNAPSHOT: usize = 1;
+/// Mailboxes in the shared memory.
+pub const NR_MAILBOXES: usize = 2;
+/// Ranges that one request can carry: UIO_MAXIOV (include/uapi/linux/uio.h).
+pub const MAX_IOV: usize = 1024;
+
+/// What the host writes to wake the agent.
+#[repr(C, align(64))]
+#[derive(Default)]
+pub struct Doorbell {
+    /// Number of the newest request; starts at 0.
+    pub request: AtomicU32,
+    /// 1 while the host sleeps and wants a doorbell back.
+    pub host_asleep: AtomicU32,
+    /// How often the agent may look for a request before it sleeps; 0 on one CPU.
+    pub spin_limit: AtomicU32,
+}
+
+/// What the agent writes.
+#[repr(C, align(64))]
+#[derive(Default)]
+pub struct Answer {
+    /// Number of the newest request that is done.
+    pub reply: AtomicU32,
+    /// 1 while the agent sleeps and needs the doorbell.
+    pub agent_asleep: AtomicU32,
+    /// Result: a count, a descriptor, a pid, or `-errno`.
+    pub result: AtomicI64,
+    /// Bytes that were moved before an error in `result` ([`op::STREAM`]).
+    pub moved: AtomicU64,
+}
+
+/// What a request asks for; written by the host before the doorbell.
+#[repr(C, align(64))]
+#[derive(Default)]
+pub struct Body {
+    /// One of [`op`].
+    pub op: AtomicU32,
+    /// Entries used in `iov`.
+    pub nr_iov: AtomicU32,
+    /// Arguments of the operation.
+    pub args: [AtomicU64; 7],
+}
+
+/// One request at a time between the host and one task in the target.
+#[repr(C, align(4096))]
+pub struct Mailbox {
+    /// Host to agent.
+    pub doorbell: Doorbell,
+    /// Agent to host.
+    pub answer: Answer,
+    /// The request.
+    pub body: Body,
+    /// Ranges in the target, as (address, length) pairs.
+    pub iov: [[AtomicU64; 2]; MAX_IOV],
+}
+
+/// Operations. Arguments are named in the order of [`Body::args`].
+pub mod op {
+    /// Does nothing; result 0.
+    pub const PING: u32 = 0;
+    /// args: number, then six arguments. One system call; its result as the kernel gave it.
+    pub const SYSCALL: u32 = 1;
+    /// args: pipe descriptor, flags. One vmsplice(2) of `iov`; bytes or `-errno`.
+    pub const VMSPLICE: u32 = 2;
+    /// args: pipe descriptor. vmsplice(2) of all of `iov`, waiting for the reader as often as needed; 0 or
+    /// `-errno`, with the bytes moved in [`Answer::moved`](super::Answer::moved).
+    pub const STREAM: u32 = 3;
+    /// Receives one descriptor from the socket; its number in the agent's table or `-errno`.
+    pub const RECEIVE_FD: u32 = 4;
+    /// Forks a child that holds a copy-on-write snapshot and serves the mailbox [`SNAPSHOT`](super::SNAPSHOT);
+    /// its pid or `-errno`.
+    pub const FORK: u32 = 5;
+    /// Answers and then ends: the agent waits to be unmapped by the host, the snapshot child exits.
+    pub const QUIT: u32 = 6;
+}
+
+/// Bytes of the shared memory.
+pub const SHARED_BYTES: usize = size_of::<Mailbox>() * NR_MAILBOXES;
+
+const _: () = assert!(size_of::<RemoteIoVec>() == size_of::<[AtomicU64; 2]>());
+const _: () = assert!(size_of::<Doorbell>() == 64 && size_of::<Answer>() == 64 && size_of::<Body>() == 64);
+const _: () = assert!(size_of::<Mailbox>().is_multiple_of(4096));

@@ -1,0 +1,146 @@
+//! What a borrowed thread of the target runs, and the helper it makes.
+//!
+//! The thread enters at offset 0 of the blob, with the host tracing it. It uses no stack and changes no flag
+//! (a signal handler may run on top of it at any time before signals are blocked, and the thread's red zone
+//! is not ours), so all tests are made with `cqo` and `jrcxz`. It
+//!
+//! 1. blocks all signals, so that what it clones starts with all signals blocked,
+//! 2. clones the helper: same memory and, for one call, same descriptors; exit signal 0,
+//! 3. reaps the helper, which has cloned the agent and exited: the agent is nobody's child in the target,
+//! 4. restores the signal mask, says so and waits for the host to put the registers back.
+//!
+//! If the host dies at any point the thread goes through to the end, waits in vain for `go_timeout`, loads its
+//! registers from the context and continues where it was.
+
+use core::arch::global_asm;
+use core::mem::offset_of;
+
+use farspace_abi::boot::BootContext;
+use farspace_abi::region::REGION_BYTES;
+
+use super::super::main::{agent_main, nr};
+
+/// CLONE_VM | CLONE_FILES (include/uapi/linux/sched.h), exit signal 0.
+const CLONE_FLAGS: u32 = 0x100 | 0x400;
+/// CLOSE_RANGE_UNSHARE: a table of the caller's own, without copying what is closed (close_range(2)).
+const CLOSE_RANGE_UNSHARE: u32 = 2;
+/// __WALL (wait(2)): also a child with exit signal 0.
+const WALL: u32 = 0x4000_0000;
+
+global_asm!(
+    ".section .boot, \"ax\", @progbits",
+    ".globl farspace_boot",
+    "farspace_boot:",
+    // 1. rt_sigprocmask(SIG_SETMASK, all, &saved, 8)
+    "mov edi, 2",
+    "lea rsi, [rip + farspace_context + {all_signals}]",
+    "lea rdx, [rip + farspace_context + {saved_mask}]",
+    "mov r10d, 8",
+    "mov eax, {sigprocmask}",
+    "syscall",
+    // 2. clone; the helper continues on the thread's stack pointer but never uses it
+    "mov edi, {clone_flags}",
+    "mov esi, 0",
+    "mov edx, 0",
+    "mov r10d, 0",
+    "mov r8d, 0",
+    "mov eax, {clone}",
+    "syscall",
+    "mov rcx, rax",
+    "jrcxz 5f",
+    "mov [rip + farspace_context + {helper_pid}], rax",
+    "cqo",
+    "mov rcx, rdx",
+    "jrcxz 4f",
+    "jmp 8f",
+    // 3. wait4(helper, 0, __WALL, 0), again after EINTR
+    "4:",
+    "mov rdi, [rip + farspace_context + {helper_pid}]",
+    "mov esi, 0",
+    "mov edx, {wall}",
+    "mov r10d, 0",
+    "mov eax, {wait4}",
+    "syscall",
+    "lea rcx, [rax + 4]",
+    "jrcxz 4b",
+    "jmp 8f",
+    // The helper: leave the target's descriptors, clone the agent, exit.
+    "5:",
+    "mov edi, 0",
+    "mov esi, 0xffffffff",
+    "mov edx, {unshare}",
+    "mov eax, {close_range}",
+    "syscall",
+    "test rax, rax",
+    "js 6f",
+    "mov edi, {clone_flags}",
+    "lea rsi, [rip + farspace_context + {stack_top}]",
+    "mov edx, 0",
+    "mov r10d, 0",
+    "mov r8d, 0",
+    "mov eax, {clone}",
+    "syscall",
+    "test rax, rax",
+    "jz 7f",
+    "6:",
+    "mov [rip + farspace_context + {agent_pid}], rax",
+    "mov edi, 0",
+    "mov eax, {exit}",
+    "syscall",
+    "ud2",
+    // The agent.
+    "7:",
+    "lea rdi, [rip + farspace_context]",
+    "xor ebp, ebp",
+    "call {agent_main}",
+    "ud2",
+    // 4. rt_sigprocmask(SIG_SETMASK, &saved, 0, 8); done; pselect6(0, 0, 0, 0, timeout, 0). Not a futex: its
+    // wait would overwrite the restart block of the call that the thread was taken from.
+    "8:",
+    "mov edi, 2",
+    "lea rsi, [rip + farspace_context + {saved_mask}]",
+    "mov edx, 0",
+    "mov r10d, 8",
+    "mov eax, {sigprocmask}",
+    "syscall",
+    "mov dword ptr [rip + farspace_context + {thread_done}], 1",
+    "mov edi, 0",
+    "mov esi, 0",
+    "mov edx, 0",
+    "mov r10d, 0",
+    "lea r8, [rip + farspace_context + {go_timeout}]",
+    "mov r9d, 0",
+    "mov eax, {pselect6}",
+    "syscall",
+    // Nobody came: restore and go on.
+    "mov rax, [rip + farspace_context + {resume}]",
+    "mov rcx, [rip + farspace_context + {resume} + 8]",
+    "mov rdx, [rip + farspace_context + {resume} + 16]",
+    "mov rsi, [rip + farspace_context + {resume} + 24]",
+    "mov rdi, [rip + farspace_context + {resume} + 32]",
+    "mov r8, [rip + farspace_context + {resume} + 40]",
+    "mov r9, [rip + farspace_context + {resume} + 48]",
+    "mov r10, [rip + farspace_context + {resume} + 56]",
+    "mov r11, [rip + farspace_context + {resume} + 64]",
+    "jmp [rip + farspace_context + {resume_rip}]",
+    ".text",
+    stack_top = const REGION_BYTES - farspace_abi::region::CONTEXT_OFFSET,
+    all_signals = const offset_of!(BootContext, all_signals),
+    saved_mask = const offset_of!(BootContext, saved_mask),
+    helper_pid = const offset_of!(BootContext, helper_pid),
+    agent_pid = const offset_of!(BootContext, agent_pid),
+    thread_done = const offset_of!(BootContext, thread_done),
+    go_timeout = const offset_of!(BootContext, go_timeout),
+    resume = const offset_of!(BootContext, resume),
+    resume_rip = const offset_of!(BootContext, resume_rip),
+    clone_flags = const CLONE_FLAGS,
+    unshare = const CLOSE_RANGE_UNSHARE,
+    wall = const WALL,
+    sigprocmask = const nr::RT_SIGPROCMASK,
+    clone = const nr::CLONE,
+    wait4 = const nr::WAIT4,
+    close_range = const nr::CLOSE_RANGE,
+    exit = const nr::EXIT,
+    pselect6 = const nr::PSELECT6,
+    agent_main = sym agent_main,
+);

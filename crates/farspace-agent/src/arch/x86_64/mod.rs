@@ -1,0 +1,4 @@
+//! x86-64.
+
+mod boot;
+pub(crate) mod syscall;

@@ -1,0 +1,160 @@
+//! From the first instruction of the agent to its last.
+
+use core::mem::offset_of;
+use core::ptr;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use farspace_abi::boot::{AGENT_SOCKET_FD, BootContext, HELLO_FDS, HELLO_TIMEOUT_MS, HOST_SOCKET_FD};
+use farspace_abi::mailbox::{self, Mailbox, SHARED_BYTES};
+use farspace_abi::region::{CONTEXT_OFFSET, REGION_BYTES};
+
+use crate::arch::syscall::{syscall, unmap_and_die};
+use crate::serve::{self, Channel, Fds};
+
+/// System call numbers (arch/x86/entry/syscalls/syscall_64.tbl).
+pub(crate) mod nr {
+    pub(crate) const MMAP: u64 = 9;
+    pub(crate) const MUNMAP: u64 = 11;
+    pub(crate) const RT_SIGACTION: u64 = 13;
+    pub(crate) const RT_SIGPROCMASK: u64 = 14;
+    pub(crate) const READ: u64 = 0;
+    pub(crate) const WRITE: u64 = 1;
+    pub(crate) const CLOSE: u64 = 3;
+    pub(crate) const POLL: u64 = 7;
+    pub(crate) const SETSID: u64 = 112;
+    pub(crate) const RECVMSG: u64 = 47;
+    pub(crate) const SOCKETPAIR: u64 = 53;
+    pub(crate) const CLONE: u64 = 56;
+    pub(crate) const EXIT: u64 = 60;
+    pub(crate) const WAIT4: u64 = 61;
+    pub(crate) const CHDIR: u64 = 80;
+    pub(crate) const PRCTL: u64 = 157;
+    pub(crate) const SETRLIMIT: u64 = 160;
+    pub(crate) const NANOSLEEP: u64 = 35;
+    pub(crate) const EXIT_GROUP: u64 = 231;
+    pub(crate) const PSELECT6: u64 = 270;
+    pub(crate) const VMSPLICE: u64 = 278;
+    pub(crate) const CLOSE_RANGE: u64 = 436;
+}
+
+/// Name of the task, as in `ps` (15 bytes and a NUL: prctl(2), PR_SET_NAME).
+const NAME: [u8; 16] = *b"farspace-agent\0\0";
+const PR_SET_NAME: u64 = 15;
+const SIGSEGV: u64 = 11;
+const RLIMIT_CORE: u64 = 4;
+/// AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC.
+const SOCKET: (u64, u64) = (1, 5 | 0o200_0000);
+
+/// Where the agent lives; enough to leave.
+#[derive(Clone, Copy)]
+pub(crate) struct Home {
+    region: u64,
+    shared: u64,
+}
+
+/// The agent: its own process in the target's address space, a child of init, all signals blocked.
+///
+/// # Safety
+///
+/// Called once by the bootstrap, on the region's stack, with the address of the region's context page.
+pub(crate) unsafe extern "C" fn agent_main(context: *mut BootContext) -> ! {
+    let mut home = Home { region: context as u64 - CONTEXT_OFFSET as u64, shared: 0 };
+    // SAFETY: all calls below act on this task alone, or on the region, which is the agent's.
+    unsafe {
+        become_quiet();
+        let pair = context.byte_add(offset_of!(BootContext, host_fd)).cast::<u32>();
+        let mut fds = [0i32; 2];
+        let made = syscall(nr::SOCKETPAIR, [SOCKET.0, SOCKET.1, 0, fds.as_mut_ptr() as u64, 0, 0]);
+        let ready = &*context.byte_add(offset_of!(BootContext, agent_ready)).cast::<AtomicU32>();
+        // The table was empty, so the pair is 0 and 1; anything else means that the target plays with it.
+        if made < 0 || ptr::read_volatile(&raw const fds) != [AGENT_SOCKET_FD, HOST_SOCKET_FD] {
+            ready.store(if made < 0 { made as u32 } else { -9i32 as u32 }, Ordering::Release);
+            wait_for_thread(context);
+            leave(home);
+        }
+        ptr::write_volatile(pair, HOST_SOCKET_FD as u32);
+        ready.store(1, Ordering::Release);
+
+        let Some(hello) = hello() else {
+            wait_for_thread(context);
+            leave(home);
+        };
+        syscall(nr::CLOSE, [HOST_SOCKET_FD as u64, 0, 0, 0, 0, 0]);
+        // PROT_READ | PROT_WRITE, MAP_SHARED
+        let shared = syscall(nr::MMAP, [0, SHARED_BYTES as u64, 3, 1, hello[0] as u64, 0]);
+        syscall(nr::CLOSE, [hello[0] as u64, 0, 0, 0, 0, 0]);
+        if shared > 0 {
+            home.shared = shared as u64;
+            let fds = |index: usize| Fds { ring: hello[1 + index], answer: hello[3 + index], target: hello[5] };
+            let boxes = shared as *const Mailbox;
+            let agent = Channel { mailbox: boxes.add(mailbox::AGENT), fds: fds(mailbox::AGENT) };
+            let snapshot = Channel { mailbox: boxes.add(mailbox::SNAPSHOT), fds: fds(mailbox::SNAPSHOT) };
+            serve::agent(&agent, &snapshot);
+        }
+        wait_for_thread(context);
+        leave(home);
+    }
+}
+
+/// Leaves the target's session, working directory and name, and makes the last SIGSEGV a quiet one.
+unsafe fn become_quiet() {
+    /// `struct kernel_sigaction` (include/linux/signal_types.h).
+    #[repr(C)]
+    struct KernelSigaction {
+        handler: u64,
+        flags: u64,
+        restorer: u64,
+        mask: u64,
+    }
+    let handler = KernelSigaction { handler: 1 << 12, flags: 0, restorer: 0, mask: !0 };
+    let limit = [1u64, 1];
+    let root = *b"/\0";
+    // SAFETY: each call reads a local that outlives it; signal actions are the agent's own (no CLONE_SIGHAND).
+    unsafe {
+        syscall(nr::SETSID, [0; 6]);
+        syscall(nr::CHDIR, [root.as_ptr() as u64, 0, 0, 0, 0, 0]);
+        syscall(nr::PRCTL, [PR_SET_NAME, NAME.as_ptr() as u64, 0, 0, 0, 0]);
+        syscall(nr::RT_SIGACTION, [SIGSEGV, &raw const handler as u64, 0, 8, 0, 0]);
+        syscall(nr::SETRLIMIT, [RLIMIT_CORE, limit.as_ptr() as u64, 0, 0, 0, 0]);
+    }
+}
+
+/// Waits for the host's first message and returns its descriptors, or `None` if it doesn't come.
+unsafe fn hello() -> Option<[i32; HELLO_FDS]> {
+    // SAFETY: plain calls on this task's own descriptors and stack.
+    unsafe {
+        if !serve::readable(AGENT_SOCKET_FD, HELLO_TIMEOUT_MS) {
+            return None;
+        }
+        let mut fds = [-1; HELLO_FDS];
+        (serve::receive_fds(&mut fds) == HELLO_FDS as i64).then_some(fds)
+    }
+}
+
+/// Waits until the borrowed thread has left the region: it says so just before its last wait, which ends when
+/// the host takes it back or after `go_timeout`. The host takes it back before it says hello.
+unsafe fn wait_for_thread(context: *const BootContext) {
+    // SAFETY: the context page belongs to the region and is mapped as long as the agent lives.
+    unsafe {
+        let done = &*context.byte_add(offset_of!(BootContext, thread_done)).cast::<AtomicU32>();
+        let timeout = ptr::read_volatile(context.byte_add(offset_of!(BootContext, go_timeout)).cast::<[i64; 2]>());
+        let pause = [0i64, 10_000_000];
+        while done.load(Ordering::Acquire) == 0 {
+            syscall(nr::NANOSLEEP, [pause.as_ptr() as u64, 0, 0, 0, 0, 0]);
+        }
+        // Twice the wait of the thread: by then it is through the ten instructions that follow it.
+        syscall(nr::NANOSLEEP, [timeout.as_ptr() as u64, 0, 0, 0, 0, 0]);
+        syscall(nr::NANOSLEEP, [timeout.as_ptr() as u64, 0, 0, 0, 0, 0]);
+    }
+}
+
+/// Takes the agent's mappings out of the target, itself last.
+unsafe fn leave(home: Home) -> ! {
+    // SAFETY: the mailbox and the region are the agent's own; the borrowed thread has left.
+    unsafe {
+        if home.shared != 0 {
+            syscall(nr::MUNMAP, [home.shared, SHARED_BYTES as u64, 0, 0, 0, 0]);
+        }
+        unmap_and_die(home.region, REGION_BYTES as u64);
+    }
+}

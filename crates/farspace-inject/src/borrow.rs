@@ -1,0 +1,162 @@
+//! Choosing a thread of the target and stopping it so that it won't notice.
+
+use std::time::Instant;
+
+use farspace_sys::RemoteAddr;
+use farspace_sys::arch::Registers;
+use farspace_sys::cpu::Pinned;
+use farspace_sys::memory::Memory;
+use farspace_sys::process::{self, Activity};
+use farspace_sys::ptrace::{Running, Stopped};
+use rustix::io::Errno;
+
+use crate::{Error, Refusal, Result};
+
+/// A stopped thread and the registers with which it must go on.
+///
+/// # Invariants
+///
+/// Whenever the host could die, the thread's registers are either `resume`, or lead to code that loads them.
+#[derive(Debug)]
+pub struct Borrowed {
+    /// The thread.
+    pub thread: Stopped,
+    /// Where and how it goes on.
+    pub resume: Registers,
+    /// When it was asked to stop.
+    pub since: Instant,
+    /// Keeps this thread beside it.
+    pub near: Option<Pinned>,
+}
+
+/// System calls that give EINTR instead of restarting (signal(7)): the stop hides that, but a finite timeout
+/// begins anew. A thread in one of these is the last choice.
+const DELICATE: [u64; 14] = [
+    0,   // read: inotify
+    45,  // recvfrom
+    47,  // recvmsg
+    65,  // semop
+    128, // rt_sigtimedwait
+    208, // io_getevents
+    220, // semtimedop
+    232, // epoll_wait
+    281, // epoll_pwait
+    288, // accept4
+    299, // recvmmsg
+    333, // io_pgetevents
+    426, // io_uring_enter
+    441, // epoll_pwait2
+];
+
+/// The threads of a process, those first that lose least by a stop: asleep in a call that restarts exactly,
+/// then running, then the delicate ones. Threads in uninterruptible sleep are left out.
+///
+/// # Errors
+///
+/// ESRCH: gone.
+pub fn candidates(pid: i32) -> Result<Vec<i32>> {
+    let mut ranked = Vec::new();
+    for tid in process::threads(pid)? {
+        let Ok(status) = process::status(tid) else { continue };
+        if matches!(status.state, 'D' | 'Z' | 'X') {
+            continue;
+        }
+        let rank = match process::activity(pid, tid) {
+            Activity::Blocked { nr } if !DELICATE.contains(&nr) => 0,
+            Activity::Running => 1,
+            _ => 2,
+        };
+        ranked.push((rank, tid));
+    }
+    ranked.sort_unstable();
+    Ok(ranked.into_iter().map(|(_, tid)| tid).collect())
+}
+
+/// Stops one thread of the target: the first of [`candidates`] that stops in time.
+///
+/// # Errors
+///
+/// Refused: traced, 32-bit, or nothing stops before `deadline`. Gone.
+pub fn borrow(pid: i32, options: u32, deadline: Instant) -> Result<Borrowed> {
+    loop {
+        for tid in candidates(pid)? {
+            let attempt = Instant::now() + (deadline - Instant::now()).min(std::time::Duration::from_millis(250));
+            match stop(pid, tid, options, attempt) {
+                Err(Error::Sys(e)) if e.is_gone() || e.errno == Errno::TIMEDOUT => {}
+                Err(Error::Sys(e)) if e.errno == Errno::PERM => {
+                    let tracer = process::status(tid).map_or(0, |s| s.tracer);
+                    if tracer != 0 {
+                        return Err(Error::refused(pid, Refusal::Traced { tracer }));
+                    }
+                    return Err(e.into());
+                }
+                other => return other,
+            }
+        }
+        let state = process::status(pid).map_err(|_| Error::Gone { pid })?;
+        if matches!(state.state, 'Z' | 'X') && process::threads(pid)?.len() <= 1 {
+            return Err(Error::Gone { pid });
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::refused(pid, Refusal::Uninterruptible));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// Stops one thread and works out how it must go on.
+fn stop(pid: i32, tid: i32, options: u32, deadline: Instant) -> Result<Borrowed> {
+    let near = Pinned::beside(tid);
+    let running = Running::seize(tid, options)?;
+    let since = Instant::now();
+    running.interrupt()?;
+    let thread = running.wait_interrupted(deadline)?;
+    let resume = resume_registers(pid, &thread)?;
+    Ok(Borrowed { thread, resume, since, near })
+}
+
+/// Hides the stop from the thread: an EINTR becomes a restart, at once, so that it holds even if the host dies
+/// now. Returns the registers with which the thread must go on.
+///
+/// # Errors
+///
+/// Gone; refused: 32-bit.
+pub fn resume_registers(pid: i32, thread: &Stopped) -> Result<Registers> {
+    let mut registers = thread.registers().map_err(|e| match e.errno {
+        Errno::OPNOTSUPP => Error::refused(pid, Refusal::Not64Bit),
+        _ => e.into(),
+    })?;
+    if !registers.is_64_bit() {
+        return Err(Error::refused(pid, Refusal::Not64Bit));
+    }
+    if registers.restart_instead_of_eintr() {
+        thread.set_registers(&registers)?;
+    }
+    Ok(registers)
+}
+
+/// Leads a thread that was stopped inside a restartable sequence to its abort handler.
+///
+/// The kernel does that by itself when a preempted thread returns into the sequence (rseq(2)), but not if it
+/// returns elsewhere first, as a borrowed thread does.
+///
+/// # Errors
+///
+/// Gone, or the thread's rseq area can't be read.
+pub fn abort_rseq(thread: &Stopped, memory: &Memory, registers: &mut Registers) -> Result<()> {
+    /// Offset of `rseq_cs` in `struct rseq` (include/uapi/linux/rseq.h).
+    const RSEQ_CS: u64 = 8;
+    let Some(area) = thread.rseq() else { return Ok(()) };
+    let section = memory.read_u64(RemoteAddr(area.0.wrapping_add(RSEQ_CS)))?;
+    if section == 0 {
+        return Ok(());
+    }
+    // struct rseq_cs: version and flags, start_ip, post_commit_offset, abort_ip.
+    let field = |index: u64| memory.read_u64(RemoteAddr(section.wrapping_add(8 * index)));
+    let (start, length, abort) = (field(1)?, field(2)?, field(3)?);
+    if registers.instruction().0.wrapping_sub(start) < length {
+        registers.set_instruction(RemoteAddr(abort));
+        thread.set_registers(registers)?;
+    }
+    Ok(())
+}

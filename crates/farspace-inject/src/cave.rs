@@ -1,0 +1,94 @@
+//! Single system calls by a borrowed thread that survives the death of this process.
+//!
+//! The tail of the vDSO's last page is unused. Code is put there that makes one system call, loads the
+//! thread's own registers from immediates and jumps back; it needs no stack and changes no flags. Only then is
+//! the thread pointed at it, and stepped over the one instruction. If this process dies at any moment, the
+//! thread runs the rest by itself. Afterwards the bytes are put back.
+
+use std::time::{Duration, Instant};
+
+use farspace_sys::RemoteAddr;
+use farspace_sys::arch::SYSCALL_INSTRUCTION;
+use farspace_sys::memory::Memory;
+use farspace_sys::process::Mapping;
+
+use crate::borrow::Borrowed;
+use crate::{Error, Refusal, Result};
+
+/// Room that is needed: the code of `Registers::syscall_and_resume`, rounded up.
+const CAVE_BYTES: usize = 128;
+/// How long one step may take: the thread only has to get a CPU.
+const STEP: Duration = Duration::from_secs(5);
+
+/// A place for code in the target that nothing else uses.
+#[derive(Debug, Clone, Copy)]
+pub struct Cave {
+    at: RemoteAddr,
+}
+
+impl Cave {
+    /// Finds the unused tail of the target's vDSO.
+    ///
+    /// # Errors
+    ///
+    /// Refused: no vDSO, or no room in it.
+    pub fn find(pid: i32, maps: &[Mapping], memory: &Memory) -> Result<Self> {
+        let none = || Error::refused(pid, Refusal::NoCave);
+        let vdso = maps.iter().find(|m| m.name == b"[vdso]" && m.permissions[2] == b'x').ok_or_else(none)?;
+        let mut page = [0; 4096];
+        memory.read_exact(RemoteAddr(vdso.end.0 - 4096), &mut page)?;
+        let tail = &page[4096 - CAVE_BYTES..];
+        // What an earlier visit left there when it was killed is ours to overwrite.
+        let free = tail.iter().all(|&b| b == 0) || tail.starts_with(&SYSCALL_INSTRUCTION);
+        if !free {
+            return Err(none());
+        }
+        Ok(Self { at: RemoteAddr(vdso.end.0 - CAVE_BYTES as u64) })
+    }
+
+    /// The page that the cave is in: written to, it is a private copy until it is dropped.
+    pub fn page(&self) -> RemoteAddr {
+        RemoteAddr(self.at.0 & !4095)
+    }
+
+    /// Makes the thread run one system call; returns what the kernel gave it. The thread's registers are back
+    /// in place afterwards.
+    ///
+    /// # Errors
+    ///
+    /// Gone, or the thread doesn't get to run.
+    pub fn syscall(&self, borrowed: Borrowed, memory: &Memory, nr: u64, args: [u64; 6]) -> Result<(Borrowed, i64)> {
+        let Borrowed { mut thread, resume, since, near } = borrowed;
+        memory.write(self.at, &resume.restarted().syscall_and_resume())?;
+        let mut call = resume;
+        call.load_syscall(self.at, nr, args);
+        thread.set_registers(&call)?;
+        let deadline = Instant::now() + STEP;
+        let after = RemoteAddr(self.at.0 + SYSCALL_INSTRUCTION.len() as u64);
+        loop {
+            thread = thread.step(deadline)?;
+            let now = thread.registers()?;
+            if now.instruction() == after {
+                if thread.pending_signal() == libc::SIGTRAP {
+                    thread.swallow_signal();
+                }
+                let result = now.result();
+                thread.set_registers(&resume)?;
+                memory.write(self.at, &[0; CAVE_BYTES])?;
+                return Ok((Borrowed { thread, resume, since, near }, result));
+            }
+            // A signal (or a group stop) came first. A group stop is run through; a signal must find the thread
+            // with its own registers, so the borrowing starts over.
+            if thread.pending_signal() != 0 {
+                thread.set_registers(&resume)?;
+                memory.write(self.at, &[0; CAVE_BYTES])?;
+                let running = thread.resume()?;
+                running.interrupt()?;
+                let stopped = running.wait_interrupted(deadline)?;
+                let pid = stopped.tid();
+                let resume = crate::borrow::resume_registers(pid, &stopped)?;
+                return self.syscall(Borrowed { thread: stopped, resume, since, near }, memory, nr, args);
+            }
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! Placing the agent.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use farspace_abi::boot::{BootContext, HOST_SOCKET_FD};
+use farspace_abi::mailbox;
+use farspace_abi::region::{CODE_BYTES, CONTEXT_OFFSET, DATA_BYTES, MAGIC, REGION_BYTES};
+use farspace_sys::memory::Memory;
+use farspace_sys::process::{self, Mapping};
+use farspace_sys::shared::SharedMemory;
+use farspace_sys::{RemoteAddr, pidfd};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+
+use crate::agent::{Agent, Bells, send_fds};
+use crate::borrow::{self, Borrowed};
+use crate::cave::Cave;
+use crate::{BLOB, Error, Refusal, Result};
+
+/// How long the borrowed thread waits to be taken back before it goes on by itself.
+const GO_TIMEOUT: Duration = Duration::from_millis(50);
+/// How long the agent has to come up.
+const START: Duration = Duration::from_secs(2);
+/// Looks of the host and the agent at their mailbox before they sleep, where a second CPU is free.
+const SPIN: u32 = 4000;
+
+/// Places the agent in a process. Returns it and how long the borrowed thread was held.
+///
+/// `timeout` bounds the wait for a thread that can be stopped.
+///
+/// # Errors
+///
+/// [`Error::Refused`]: the target is in a state in which it is left alone. [`Error::Gone`]: it ended or
+/// executed another program. Whatever went wrong, the target is as it was.
+pub fn infect(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
+    place(pid, timeout).map_err(|e| e.for_target(pid))
+}
+
+fn place(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
+    require_kernel(pid)?;
+    let target = pidfd::open(pid)?;
+    let status = process::status(pid)?;
+    let maps = process::mappings(pid)?;
+    let memory = Memory::open_writable(pid)?;
+    let cave = Cave::find(pid, &maps, &memory)?;
+    let region = Region::choose(pid, &maps, &memory)?;
+    let shared = SharedMemory::new().map_err(|e| host_error(pid, e))?;
+    let bells = [Bells::new(pid)?, Bells::new(pid)?];
+
+    let borrowed = borrow::borrow(pid, 0, Instant::now() + timeout)?;
+    let (context, held) = boot(pid, borrowed, &memory, cave, region)?;
+    let agent_pid = process::pid_in_namespace(pid, &status, context.agent_pid as i32)
+        .ok_or(Error::Agent { pid, operation: "be found", errno: Errno::SRCH })?;
+
+    let agent_pidfd = pidfd::open(agent_pid)?;
+    let socket = pidfd::take_fd(agent_pidfd.as_fd(), agent_pid, HOST_SOCKET_FD)?;
+    let fds = [
+        shared.memfd().as_fd().try_clone_to_owned().map_err(|_| host_error(pid, Errno::MFILE))?,
+        bells[0].ring.try_clone().map_err(|_| host_error(pid, Errno::MFILE))?,
+        bells[1].ring.try_clone().map_err(|_| host_error(pid, Errno::MFILE))?,
+        bells[0].answer.try_clone().map_err(|_| host_error(pid, Errno::MFILE))?,
+        bells[1].answer.try_clone().map_err(|_| host_error(pid, Errno::MFILE))?,
+        target,
+    ];
+    let borrowed_fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    send_fds(socket.as_fd(), &borrowed_fds).map_err(|errno| Error::Agent { pid, operation: "take its mailbox", errno })?;
+    let agent = Agent {
+        pid,
+        agent_pid,
+        agent_pidfd,
+        socket,
+        shared,
+        bells,
+        region: region.at,
+        spin: if std::thread::available_parallelism().is_ok_and(|n| n.get() > 1) { SPIN } else { 0 },
+        gone: AtomicBool::new(false),
+        busy: [const { Mutex::new(()) }; mailbox::NR_MAILBOXES],
+    };
+    // The vDSO page is a private copy since the cave was written to; dropped, it is the kernel's own again.
+    agent.channel().syscall(libc::SYS_madvise as u64, [cave.page().0, 4096, libc::MADV_DONTNEED as u64, 0, 0, 0])?;
+    agent.check()?;
+    Ok((Arc::new(agent), held))
+}
+
+/// Maps the region, lets the thread make the agent, and gives the thread back.
+fn boot(
+    pid: i32,
+    borrowed: Borrowed,
+    memory: &Memory,
+    cave: Cave,
+    region: Region,
+) -> Result<(BootContext, Duration)> {
+    let mut borrowed = borrowed;
+    borrow::abort_rseq(&borrowed.thread, memory, &mut borrowed.resume)?;
+    let since = borrowed.since;
+    let borrowed = region.map(pid, borrowed, memory, cave)?;
+
+    let resume = borrowed.resume.restarted();
+    let context = BootContext {
+        magic: MAGIC,
+        resume_rip: resume.instruction().0,
+        resume: resume.syscall_registers(),
+        all_signals: u64::MAX,
+        go_timeout: [0, GO_TIMEOUT.as_nanos() as i64],
+        ..BootContext::default()
+    };
+    memory.write(region.at, BLOB)?;
+    memory.write(region.context(), &context.to_bytes())?;
+
+    let mut entry = borrowed.resume;
+    entry.set_instruction(region.at);
+    entry.forget_syscall();
+    borrowed.thread.set_registers(&entry)?;
+    let running = borrowed.thread.resume_without_signal()?;
+
+    // From here on the thread gets through by itself, whatever happens to this process.
+    let deadline = Instant::now() + START;
+    let done = wait_for(deadline, || {
+        let context = BootContext::read(memory, region.context())?;
+        Ok((context.thread_done == 1).then_some(context))
+    });
+    running.interrupt()?;
+    let mut thread = running.wait_interrupted(deadline)?;
+    let here = thread.registers()?.instruction();
+    if here.0.wrapping_sub(region.at.0) < REGION_BYTES as u64 {
+        thread.set_registers(&borrowed.resume)?;
+    }
+    let context = done?.ok_or(Error::Agent { pid, operation: "start", errno: Errno::TIMEDOUT })?;
+    let failed = [context.helper_pid, context.agent_pid].into_iter().find(|result| *result < 0);
+    if let Some(result) = failed {
+        let again = Borrowed { resume: borrowed.resume, thread, since, near: borrowed.near };
+        thread = region.unmap(again, memory, cave)?;
+        thread.detach()?;
+        return Err(Error::refused(pid, Refusal::NoTask(Errno::from_raw_os_error((-result) as i32))));
+    }
+    thread.detach()?;
+    let held = since.elapsed();
+
+    let ready = wait_for(deadline, || {
+        let context = BootContext::read(memory, region.context())?;
+        Ok((context.agent_ready != 0 && context.agent_pid != 0).then_some(context))
+    })?;
+    match ready {
+        Some(context) if context.agent_ready == 1 => Ok((context, held)),
+        Some(context) => {
+            let errno = Errno::from_raw_os_error((context.agent_ready as i32).wrapping_neg());
+            Err(Error::Agent { pid, operation: "make its socket", errno })
+        }
+        None => Err(Error::Agent { pid, operation: "start", errno: Errno::TIMEDOUT }),
+    }
+}
+
+/// Where the region is or will be.
+#[derive(Debug, Clone, Copy)]
+struct Region {
+    at: RemoteAddr,
+    /// Left by a visit that was killed; mapped already.
+    left_over: bool,
+}
+
+impl Region {
+    /// Chooses the place: one that only a tracer can work out, and works out again the next time, so that what a
+    /// killed visit left is found and used again.
+    fn choose(pid: i32, maps: &[Mapping], memory: &Memory) -> Result<Self> {
+        let seed = random_bytes(pid, memory)?;
+        let mut state = u64::from_le_bytes(seed);
+        for _ in 0..64 {
+            // splitmix64; places between 0x1000_0000_0000 and 0x5000_0000_0000, away from what the kernel uses.
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^= z >> 31;
+            let at = RemoteAddr(0x1000_0000_0000 + ((z % 0x4_0000_0000) << 12));
+            let end = RemoteAddr(at.0 + REGION_BYTES as u64);
+            let mut inside = maps.iter().filter(|m| m.start < end && m.end > at).peekable();
+            if inside.peek().is_none() {
+                return Ok(Self { at, left_over: false });
+            }
+            let ours = inside.all(|m| m.start >= at && m.end <= end && m.name.is_empty() && m.inode == 0);
+            if ours && Self::is_left_over(at, memory) && !in_use(pid, at, memory) {
+                return Ok(Self { at, left_over: true });
+            }
+        }
+        Err(Error::Sys(farspace_sys::Error::new("find room in the address space", pid, Errno::NOMEM)))
+    }
+
+    fn is_left_over(at: RemoteAddr, memory: &Memory) -> bool {
+        let context = RemoteAddr(at.0 + CONTEXT_OFFSET as u64);
+        memory.read_u64(context).is_ok_and(|magic| magic == MAGIC || magic == 0)
+    }
+
+    fn context(self) -> RemoteAddr {
+        RemoteAddr(self.at.0 + CONTEXT_OFFSET as u64)
+    }
+
+    fn map(self, pid: i32, borrowed: Borrowed, memory: &Memory, cave: Cave) -> Result<Borrowed> {
+        let fail = |at: RemoteAddr, result: i64| {
+            let errno = Errno::from_raw_os_error((-result) as i32);
+            Error::Sys(farspace_sys::Error::new("map the agent into the memory", pid, errno).at(at))
+        };
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        let mut borrowed = borrowed;
+        if !self.left_over {
+            let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
+            let args = [self.at.0, REGION_BYTES as u64, protection, flags as u64, u64::MAX, 0];
+            let result;
+            (borrowed, result) = cave.syscall(borrowed, memory, libc::SYS_mmap as u64, args)?;
+            if result != self.at.0 as i64 {
+                return Err(fail(self.at, result));
+            }
+        }
+        let data = RemoteAddr(self.at.0 + CODE_BYTES as u64);
+        let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let args = [data.0, DATA_BYTES as u64, protection, 0, 0, 0];
+        let (borrowed, result) = cave.syscall(borrowed, memory, libc::SYS_mprotect as u64, args)?;
+        if result != 0 {
+            drop(self.unmap(borrowed, memory, cave)?);
+            return Err(fail(data, result));
+        }
+        Ok(borrowed)
+    }
+
+    fn unmap(self, borrowed: Borrowed, memory: &Memory, cave: Cave) -> Result<farspace_sys::ptrace::Stopped> {
+        let args = [self.at.0, REGION_BYTES as u64, 0, 0, 0, 0];
+        let (borrowed, _) = cave.syscall(borrowed, memory, libc::SYS_munmap as u64, args)?;
+        Ok(borrowed.thread)
+    }
+}
+
+/// The 16 random bytes that the kernel gave the process at exec (getauxval(3), AT_RANDOM), half of them.
+fn random_bytes(pid: i32, memory: &Memory) -> Result<[u8; 8]> {
+    const AT_RANDOM: u64 = 25;
+    let auxv = std::fs::read(format!("/proc/{pid}/auxv")).unwrap_or_default();
+    let word = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).unwrap_or(0);
+    let at = auxv.chunks_exact(16).find(|pair| word(&pair[..8]) == AT_RANDOM).map_or(0, |pair| word(&pair[8..]));
+    let mut seed = (pid as u64).to_le_bytes();
+    // Without them (a static program may have wiped its stack) the pid does.
+    let _ = memory.read_exact(RemoteAddr(at), &mut seed);
+    Ok(seed)
+}
+
+/// True if an agent lives in the region.
+fn in_use(pid: i32, at: RemoteAddr, memory: &Memory) -> bool {
+    let Ok(context) = BootContext::read(memory, RemoteAddr(at.0 + CONTEXT_OFFSET as u64)) else { return false };
+    let Ok(status) = process::status(pid) else { return false };
+    let agent = i32::try_from(context.agent_pid).ok().filter(|pid| *pid > 0);
+    agent
+        .and_then(|ns_pid| process::pid_in_namespace(pid, &status, ns_pid))
+        .is_some_and(|agent| pidfd::same_memory(pid, agent) != Some(false))
+}
+
+impl Bells {
+    fn new(pid: i32) -> Result<Self> {
+        let new = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| host_error(pid, e));
+        Ok(Self { ring: new()?, answer: new()? })
+    }
+}
+
+trait ContextBytes: Sized {
+    fn to_bytes(&self) -> Vec<u8>;
+    fn read(memory: &Memory, at: RemoteAddr) -> Result<Self>;
+}
+
+impl ContextBytes for BootContext {
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut words = vec![self.magic, self.resume_rip];
+        words.extend(self.resume);
+        words.extend([self.all_signals, self.saved_mask]);
+        words.extend(self.go_timeout.map(|n| n as u64));
+        words.extend([self.helper_pid as u64, self.agent_pid as u64]);
+        let halves = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        words.extend([halves(self.thread_done, self.agent_ready), halves(self.host_fd, self.reserved)]);
+        let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
+        debug_assert_eq!(bytes.len(), size_of::<Self>());
+        bytes
+    }
+
+    fn read(memory: &Memory, at: RemoteAddr) -> Result<Self> {
+        let mut bytes = [0; size_of::<Self>()];
+        memory.read_exact(at, &mut bytes)?;
+        let word = |offset: usize| {
+            bytes.get(offset..offset + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+        };
+        let half = |offset: usize| {
+            bytes.get(offset..offset + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
+        };
+        use std::mem::offset_of;
+        Ok(Self {
+            magic: word(offset_of!(Self, magic)),
+            helper_pid: word(offset_of!(Self, helper_pid)) as i64,
+            agent_pid: word(offset_of!(Self, agent_pid)) as i64,
+            thread_done: half(offset_of!(Self, thread_done)),
+            agent_ready: half(offset_of!(Self, agent_ready)),
+            host_fd: half(offset_of!(Self, host_fd)),
+            ..Self::default()
+        })
+    }
+}
+
+/// Looks until there is something to see: without sleep at first, for what takes microseconds.
+fn wait_for<T>(deadline: Instant, mut look: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+    let begin = Instant::now();
+    loop {
+        if let Some(found) = look()? {
+            return Ok(Some(found));
+        }
+        let now = Instant::now();
+        if now > deadline {
+            return Ok(None);
+        }
+        if now - begin < Duration::from_millis(1) {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+}
+
+fn require_kernel(pid: i32) -> Result<()> {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < (5, 16) { Err(Error::refused(pid, Refusal::OldKernel)) } else { Ok(()) }
+}
+
+fn host_error(pid: i32, errno: Errno) -> Error {
+    Error::Sys(farspace_sys::Error::new("prepare a visit", pid, errno))
+}

@@ -1,0 +1,5 @@
+//! x86-64.
+
+mod registers;
+
+pub use registers::{Registers, SYSCALL_INSTRUCTION};

@@ -1,0 +1,134 @@
+//! Reading and writing another process's memory by copy.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+
+use farspace_abi::{RemoteAddr, RemoteIoVec};
+use rustix::io::Errno;
+
+use crate::{Error, Result};
+
+/// An open /proc/PID/mem (proc_pid_mem(5)): the address space that the process had when it was opened.
+///
+/// A tracer reads and writes through it whatever the mapping's protection is.
+#[derive(Debug)]
+pub struct Memory {
+    file: File,
+    pid: i32,
+}
+
+impl Memory {
+    /// Opens the memory of a process for reading.
+    ///
+    /// # Errors
+    ///
+    /// EACCES or EPERM without ptrace access, ESRCH where there is no such process.
+    pub fn open(pid: i32) -> Result<Self> {
+        Self::open_with(pid, OpenOptions::new().read(true))
+    }
+
+    /// Opens the memory of a process for reading and writing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::open`].
+    pub fn open_writable(pid: i32) -> Result<Self> {
+        Self::open_with(pid, OpenOptions::new().read(true).write(true))
+    }
+
+    fn open_with(pid: i32, options: &OpenOptions) -> Result<Self> {
+        let file = options.open(format!("/proc/{pid}/mem")).map_err(|e| {
+            let errno = match errno_of(&e) {
+                Errno::NOENT => Errno::SRCH,
+                Errno::ACCESS => Errno::PERM,
+                errno => errno,
+            };
+            Error::new("open the memory", pid, errno)
+        })?;
+        Ok(Self { file, pid })
+    }
+
+    /// Reads up to `buffer.len()` bytes; short at the end of what is mapped.
+    ///
+    /// # Errors
+    ///
+    /// EIO where nothing is mapped at `from`, or it can't be read.
+    pub fn read(&self, from: RemoteAddr, buffer: &mut [u8]) -> Result<usize> {
+        self.file.read_at(buffer, from.0).map_err(|e| Error::new("read memory", self.pid, errno_of(&e)).at(from))
+    }
+
+    /// Reads exactly `buffer.len()` bytes.
+    ///
+    /// # Errors
+    ///
+    /// EIO where not all of it can be read.
+    pub fn read_exact(&self, from: RemoteAddr, buffer: &mut [u8]) -> Result<()> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let at = RemoteAddr(from.0 + done as u64);
+            match self.read(at, &mut buffer[done..])? {
+                0 => return Err(Error::new("read memory", self.pid, Errno::IO).at(at)),
+                n => done += n,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one little-endian number.
+    ///
+    /// # Errors
+    ///
+    /// As [`Memory::read_exact`].
+    pub fn read_u64(&self, from: RemoteAddr) -> Result<u64> {
+        let mut bytes = [0; 8];
+        self.read_exact(from, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Writes all of `bytes`, also to read-only private mappings.
+    ///
+    /// # Errors
+    ///
+    /// EIO where it can't be written.
+    pub fn write(&self, to: RemoteAddr, bytes: &[u8]) -> Result<()> {
+        self.file.write_all_at(bytes, to.0).map_err(|e| Error::new("write memory", self.pid, errno_of(&e)).at(to))
+    }
+}
+
+/// Copies from another process with process_vm_readv(2); short where a range ends or can't be read.
+///
+/// # Errors
+///
+/// EFAULT, EPERM, ESRCH as in the man page.
+pub fn process_vm_readv(pid: i32, from: &[RemoteIoVec], into: &mut [u8]) -> Result<usize> {
+    let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+    // SAFETY: the local range is a live, exclusive buffer; `RemoteIoVec` is laid out as `struct iovec`
+    // (asserted in farspace-abi) and its addresses are only used in the other process.
+    let n = unsafe {
+        libc::process_vm_readv(pid, &raw const local, 1, from.as_ptr().cast::<libc::iovec>(), from.len() as u64, 0)
+    };
+    if n < 0 {
+        let error = Error::last("read memory", pid);
+        return Err(from.first().map_or(error.clone(), |range| error.at(range.base)));
+    }
+    Ok(n as usize)
+}
+
+/// Checks for PTRACE_MODE_ATTACH_REALCREDS access (ptrace(2)) by a read that can't succeed.
+///
+/// # Errors
+///
+/// ESRCH: no such process, a zombie or a kernel thread. EPERM: no access.
+pub fn check_access(pid: i32) -> Result<()> {
+    let mut byte = [0];
+    // The kernel looks for the address space and the permission first, and only then at the address.
+    match process_vm_readv(pid, &[RemoteIoVec::new(0, 1)], &mut byte) {
+        Ok(_) => Ok(()),
+        Err(e) if e.errno == Errno::FAULT => Ok(()),
+        Err(e) => Err(Error::new("access the memory", pid, e.errno)),
+    }
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))
+}

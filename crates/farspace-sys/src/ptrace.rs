@@ -1,0 +1,380 @@
+//! A traced thread as a type.
+//!
+//! [`Running`] and [`Stopped`] own the tracing: dropped, they let the thread go as it was found. Everything
+//! must happen on the one thread of the caller that seized (ptrace(2)), so neither type is `Send`.
+
+use std::marker::PhantomData;
+use std::mem::{self, ManuallyDrop};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use crate::arch::Registers;
+use crate::{Error, RemoteAddr, Result};
+
+/// Note types of the register sets (include/uapi/linux/elf.h).
+const NT_PRSTATUS: usize = 1;
+const NT_PRFPREG: usize = 2;
+const NT_X86_XSTATE: usize = 0x202;
+/// PTRACE_EVENT_STOP as the third byte of a wait status (ptrace(2)).
+const EVENT_STOP: i32 = 128;
+/// How long a wait looks without sleeping, and how long it sleeps between looks after that.
+const SPIN: Duration = Duration::from_micros(300);
+const NAP: Duration = Duration::from_micros(50);
+
+/// PTRACE_O_TRACECLONE: children of the thread are traced, too.
+pub const TRACE_CLONE: u32 = libc::PTRACE_O_TRACECLONE as u32;
+/// PTRACE_O_EXITKILL: the thread dies with its tracer.
+pub const EXIT_KILL: u32 = libc::PTRACE_O_EXITKILL as u32;
+/// PTRACE_O_SUSPEND_SECCOMP (CAP_SYS_ADMIN, CONFIG_CHECKPOINT_RESTORE).
+pub const SUSPEND_SECCOMP: u32 = libc::PTRACE_O_SUSPEND_SECCOMP as u32;
+
+/// ptrace(2) works per thread of the tracer.
+type NotSend = PhantomData<*const ()>;
+
+/// A seized thread that runs.
+#[derive(Debug)]
+pub struct Running {
+    tid: i32,
+    _not_send: NotSend,
+}
+
+/// A seized thread that is stopped.
+#[derive(Debug)]
+pub struct Stopped {
+    tid: i32,
+    /// Signal that the thread was about to take; given back when it goes on.
+    signal: i32,
+    event: i32,
+    _not_send: NotSend,
+}
+
+/// What a wait has seen.
+enum Status {
+    Stop { signal: i32, event: i32 },
+    Gone,
+}
+
+impl Running {
+    /// Starts to trace a thread without stopping it.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: gone; EPERM: no access, a kernel thread, or traced by another already.
+    pub fn seize(tid: i32, options: u32) -> Result<Self> {
+        request(libc::PTRACE_SEIZE, tid, 0, options as usize, "trace")?;
+        Ok(Self { tid, _not_send: PhantomData })
+    }
+
+    /// Takes over a thread that the kernel has begun to trace for us (a clone of a traced one).
+    pub fn adopt(tid: i32) -> Self {
+        Self { tid, _not_send: PhantomData }
+    }
+
+    /// The thread.
+    pub fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    /// Asks the thread to stop, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: gone.
+    pub fn interrupt(&self) -> Result<()> {
+        request(libc::PTRACE_INTERRUPT, self.tid, 0, 0, "stop a thread")
+    }
+
+    /// Waits for any stop of the thread.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: gone; ETIMEDOUT: not stopped in time (uninterruptible sleep); then the thread is let go.
+    pub fn wait(self, deadline: Instant) -> Result<Stopped> {
+        let this = ManuallyDrop::new(self);
+        match wait(this.tid, deadline)? {
+            Status::Stop { signal, event } => Ok(Stopped { tid: this.tid, signal, event, _not_send: PhantomData }),
+            Status::Gone => Err(Error::new("stop a thread", this.tid, Errno::SRCH)),
+        }
+    }
+
+    /// Waits for the stop that [`Running::interrupt`] asked for; a signal that comes first is delivered.
+    ///
+    /// # Errors
+    ///
+    /// As [`Running::wait`].
+    pub fn wait_interrupted(self, deadline: Instant) -> Result<Stopped> {
+        let mut running = self;
+        loop {
+            let stopped = running.wait(deadline)?;
+            if stopped.event == EVENT_STOP {
+                return Ok(stopped);
+            }
+            running = stopped.resume()?;
+        }
+    }
+
+    /// Waits until the thread has ended and is reaped as far as its tracer does that.
+    ///
+    /// # Errors
+    ///
+    /// ETIMEDOUT.
+    pub fn wait_end(self, deadline: Instant) -> Result<()> {
+        let this = ManuallyDrop::new(self);
+        loop {
+            match wait(this.tid, deadline)? {
+                Status::Gone => return Ok(()),
+                Status::Stop { signal, event } => {
+                    Stopped { tid: this.tid, signal, event, _not_send: PhantomData }.resume().map(mem::forget)?;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Only a stopped thread can be let go.
+        if self.interrupt().is_ok() {
+            let deadline = Instant::now() + Duration::from_secs(1);
+            drop(Self { tid: self.tid, _not_send: PhantomData }.wait_interrupted_quietly(deadline));
+        }
+    }
+}
+
+impl Running {
+    fn wait_interrupted_quietly(self, deadline: Instant) -> Option<Stopped> {
+        let this = ManuallyDrop::new(self);
+        match wait(this.tid, deadline) {
+            Ok(Status::Stop { signal, event }) => {
+                Some(Stopped { tid: this.tid, signal, event, _not_send: PhantomData })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Stopped {
+    /// The thread.
+    pub fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    /// The signal that the thread is about to take, or 0.
+    pub fn pending_signal(&self) -> i32 {
+        if self.event == 0 { self.signal } else { 0 }
+    }
+
+    /// The ptrace event of the stop (PTRACE_EVENT_*), or 0.
+    pub fn event(&self) -> i32 {
+        self.event
+    }
+
+    /// The message of the event: for a clone, the new thread's pid here.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: gone.
+    pub fn event_message(&self) -> Result<u64> {
+        let mut message: libc::c_ulong = 0;
+        request(libc::PTRACE_GETEVENTMSG, self.tid, 0, &raw mut message as usize, "read an event")?;
+        Ok(message)
+    }
+
+    /// Changes the options of the tracing.
+    ///
+    /// # Errors
+    ///
+    /// EPERM where an option needs a privilege, EINVAL where the kernel doesn't know it.
+    pub fn set_options(&self, options: u32) -> Result<()> {
+        request(libc::PTRACE_SETOPTIONS, self.tid, 0, options as usize, "set trace options")
+    }
+
+    /// The general registers.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: gone; EOPNOTSUPP: a 32-bit thread.
+    pub fn registers(&self) -> Result<Registers> {
+        // SAFETY: plain old data, for which zeros are valid.
+        let mut registers: libc::user_regs_struct = unsafe { mem::zeroed() };
+        // SAFETY: viewed as the bytes that it is made of.
+        let bytes = unsafe {
+            std::slice::from_raw_parts_mut((&raw mut registers).cast::<u8>(), size_of::<libc::user_regs_struct>())
+        };
+        if self.register_set(NT_PRSTATUS, bytes)? != size_of::<libc::user_regs_struct>() {
+            return Err(Error::new("read 64-bit registers", self.tid, Errno::OPNOTSUPP));
+        }
+        Ok(Registers(registers))
+    }
+
+    /// Replaces the general registers, all at once.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: gone; EIO: a value that the kernel refuses.
+    pub fn set_registers(&self, registers: &Registers) -> Result<()> {
+        let mut copy = registers.0;
+        let mut iov =
+            libc::iovec { iov_base: (&raw mut copy).cast(), iov_len: size_of::<libc::user_regs_struct>() };
+        request(libc::PTRACE_SETREGSET, self.tid, NT_PRSTATUS, &raw mut iov as usize, "write registers")
+    }
+
+    /// The x87 and SSE registers, as `struct user_fpregs_struct` (512 bytes).
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: gone.
+    pub fn floating_point(&self) -> Result<Vec<u8>> {
+        self.register_bytes(NT_PRFPREG, 512)
+    }
+
+    /// The extended registers, as an xsave area in standard format (at most 16 KiB here).
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: gone; ENODEV: a CPU without xsave.
+    pub fn xstate(&self) -> Result<Vec<u8>> {
+        self.register_bytes(NT_X86_XSTATE, 16384)
+    }
+
+    fn register_bytes(&self, note: usize, capacity: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; capacity];
+        let len = self.register_set(note, &mut bytes)?;
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
+    fn register_set(&self, note: usize, bytes: &mut [u8]) -> Result<usize> {
+        let mut iov = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        request(libc::PTRACE_GETREGSET, self.tid, note, &raw mut iov as usize, "read registers")?;
+        Ok(iov.iov_len)
+    }
+
+    /// The 128 bytes of siginfo of the stop.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: gone; EINVAL: a group stop, which has none.
+    pub fn signal_info(&self) -> Result<[u8; 128]> {
+        let mut info = [0u64; 16];
+        request(libc::PTRACE_GETSIGINFO, self.tid, 0, info.as_mut_ptr() as usize, "read signal information")?;
+        let mut bytes = [0; 128];
+        for (to, from) in bytes.chunks_exact_mut(8).zip(info) {
+            to.copy_from_slice(&from.to_ne_bytes());
+        }
+        Ok(bytes)
+    }
+
+    /// Where the thread's `struct rseq` is, if it has registered one (PTRACE_GET_RSEQ_CONFIGURATION).
+    pub fn rseq(&self) -> Option<RemoteAddr> {
+        const GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
+        let mut configuration = [0u64; 3];
+        let size = size_of_val(&configuration);
+        let to = configuration.as_mut_ptr() as usize;
+        request(GET_RSEQ_CONFIGURATION, self.tid, size, to, "read the rseq configuration").ok()?;
+        (configuration[0] != 0).then_some(RemoteAddr(configuration[0]))
+    }
+
+    /// Writes one word into the thread's memory, also where the mapping is read-only.
+    ///
+    /// # Errors
+    ///
+    /// EIO or EFAULT: not mapped; ESRCH: gone.
+    pub fn poke(&self, at: RemoteAddr, word: u64) -> Result<()> {
+        request(libc::PTRACE_POKEDATA, self.tid, at.0 as usize, word as usize, "write memory").map_err(|e| e.at(at))
+    }
+
+    /// Runs one instruction and stops again.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: gone; ETIMEDOUT.
+    pub fn step(self, deadline: Instant) -> Result<Self> {
+        self.go(libc::PTRACE_SINGLESTEP, 0)?.wait(deadline)
+    }
+
+    /// Lets the thread run, giving it the signal it was about to take.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: gone.
+    pub fn resume(self) -> Result<Running> {
+        let signal = self.pending_signal();
+        self.go(libc::PTRACE_CONT, signal)
+    }
+
+    /// Lets the thread run without the signal it was about to take.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: gone.
+    pub fn resume_without_signal(self) -> Result<Running> {
+        self.go(libc::PTRACE_CONT, 0)
+    }
+
+    fn go(self, how: libc::c_uint, signal: i32) -> Result<Running> {
+        let this = ManuallyDrop::new(self);
+        request(how, this.tid, 0, signal as usize, "resume a thread")?;
+        Ok(Running { tid: this.tid, _not_send: PhantomData })
+    }
+
+    /// Drops the signal that the thread was about to take.
+    pub fn swallow_signal(&mut self) {
+        if self.event == 0 {
+            self.signal = 0;
+        }
+    }
+
+    /// Ends the tracing; the thread goes on.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: gone.
+    pub fn detach(self) -> Result<()> {
+        let this = ManuallyDrop::new(self);
+        request(libc::PTRACE_DETACH, this.tid, 0, this.pending_signal() as usize, "let a thread go")
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = request(libc::PTRACE_DETACH, self.tid, 0, self.pending_signal() as usize, "let a thread go");
+    }
+}
+
+fn request(what: libc::c_uint, tid: i32, address: usize, data: usize, operation: &'static str) -> Result<()> {
+    // SAFETY: requests that write through `data` get the address of a live local of the right size from the
+    // functions above; the others take plain numbers.
+    let result = unsafe { libc::ptrace(what, tid, address, data) };
+    if result < 0 { Err(Error::last(operation, tid)) } else { Ok(()) }
+}
+
+/// Waits for a change of state of a traced thread. A stop usually comes within microseconds: look first, nap
+/// later.
+fn wait(tid: i32, deadline: Instant) -> Result<Status> {
+    let begin = Instant::now();
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` outlives the call.
+        let result = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL | libc::WNOHANG) };
+        if result == tid {
+            if libc::WIFSTOPPED(status) {
+                return Ok(Status::Stop { signal: libc::WSTOPSIG(status), event: status >> 16 });
+            }
+            return Ok(Status::Gone);
+        }
+        if result < 0 {
+            match Error::last("wait for a thread", tid).errno {
+                Errno::INTR => continue,
+                Errno::CHILD => return Ok(Status::Gone),
+                errno => return Err(Error::new("wait for a thread", tid, errno)),
+            }
+        }
+        let now = Instant::now();
+        if now >= deadline {
+            return Err(Error::new("stop a thread", tid, Errno::TIMEDOUT));
+        }
+        if now - begin < SPIN { std::thread::yield_now() } else { std::thread::sleep(NAP) }
+    }
+}

@@ -1,0 +1,80 @@
+//! A frozen copy of the target's address space.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use farspace_abi::RemoteIoVec;
+use farspace_inject::Agent;
+use farspace_sys::memory::Memory;
+use farspace_sys::{pidfd, process};
+use rustix::io::Errno;
+
+use crate::target::BoundedPipe;
+use crate::transfer::{Sink, Source, Transfer};
+use crate::{Error, Result};
+
+/// A forked child of the agent that holds the address space as it was, and does nothing else.
+///
+/// Its pages are mapped into pipes, never written to and never unshared. Dropped, the child ends and is reaped.
+#[derive(Debug)]
+pub struct Snapshot<'a> {
+    target: i32,
+    pid: i32,
+    ns_pid: i32,
+    agent: &'a Arc<Agent>,
+    pipe: &'a BoundedPipe,
+}
+
+impl<'a> Snapshot<'a> {
+    pub(crate) fn fork(target: i32, agent: &'a Arc<Agent>, pipe: &'a BoundedPipe) -> Result<Self> {
+        let ns_pid = agent.channel().fork()?;
+        let status = process::status(agent.agent_pid())?;
+        let mut snapshot = Self { target, pid: 0, ns_pid, agent, pipe };
+        snapshot.pid = process::pid_in_namespace(agent.agent_pid(), &status, ns_pid)
+            .ok_or_else(|| Error::new("find the snapshot", target, Errno::SRCH))?;
+        Ok(snapshot)
+    }
+
+    /// The child's pid, under which /proc shows the frozen address space.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Opens the frozen memory for reading by copy.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: the child was killed.
+    pub fn memory(&self) -> Result<Memory> {
+        Ok(Memory::open(self.pid)?)
+    }
+
+    /// Moves ranges of the snapshot into a sink: [`Target::splice`](crate::Target::splice).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn splice(
+        &self,
+        ranges: &[RemoteIoVec],
+        sink: &mut Sink<'_>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Transfer> {
+        let channel = self.agent.snapshot_channel();
+        Source::Pages { channel, pipe: self.pipe, agent: self.agent }.transfer(self.target, ranges, sink, progress)
+    }
+}
+
+impl Drop for Snapshot<'_> {
+    fn drop(&mut self) {
+        /// __WALL (wait(2)): the child's exit signal is 0.
+        const WALL: u64 = 0x4000_0000;
+        let child = pidfd::open(self.pid);
+        // A child that doesn't answer is killed by its pidfd; only then can it be waited for.
+        let _ = self.agent.snapshot_channel().quit();
+        if let Ok(child) = child {
+            pidfd::kill(child.as_fd());
+        }
+        let _ = self.agent.channel().syscall(libc::SYS_wait4 as u64, [self.ns_pid as u64, 0, WALL, 0, 0, 0]);
+    }
+}

@@ -1,0 +1,290 @@
+//! Moving ranges into a file or a socket: page by page through a bounded pipe, or by copy.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use farspace_abi::mailbox::MAX_IOV;
+use farspace_abi::{RemoteAddr, RemoteIoVec};
+use farspace_inject::{self as inject, Agent, Channel, Pending};
+use farspace_sys::memory::{self, Memory};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::pipe::{SpliceFlags, splice};
+
+use crate::target::BoundedPipe;
+use crate::{Error, Result};
+
+/// Bytes of the buffer of the copying mechanisms.
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// Where the bytes go.
+#[derive(Debug)]
+pub struct Sink<'a> {
+    fd: BorrowedFd<'a>,
+    offset: Option<u64>,
+}
+
+impl<'a> Sink<'a> {
+    /// A socket, pipe or device: bytes go out one after the other.
+    pub fn stream(fd: BorrowedFd<'a>) -> Self {
+        Self { fd, offset: None }
+    }
+
+    /// A file, from `offset` bytes on; its own position is left alone.
+    pub fn file_at(fd: BorrowedFd<'a>, offset: u64) -> Self {
+        Self { fd, offset: Some(offset) }
+    }
+
+    /// Where in the file the next byte goes.
+    pub fn offset(&self) -> Option<u64> {
+        self.offset
+    }
+
+    /// Moves the place where the next byte goes.
+    pub fn seek(&mut self, offset: u64) {
+        self.offset = Some(offset);
+    }
+
+    fn write_all(&mut self, mut bytes: &[u8]) -> std::result::Result<(), Errno> {
+        while !bytes.is_empty() {
+            let written = match self.offset {
+                Some(offset) => rustix::io::pwrite(self.fd, bytes, offset),
+                None => rustix::io::write(self.fd, bytes),
+            };
+            match written {
+                Ok(n) => {
+                    bytes = &bytes[n..];
+                    if let Some(offset) = &mut self.offset {
+                        *offset += n as u64;
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => wait_for(self.fd, PollFlags::OUT)?,
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What has been moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// Bytes that have reached the sink.
+    pub bytes: u64,
+    /// The first address that couldn't be had, and why; `None` if all of it was.
+    pub stopped: Option<(RemoteAddr, Errno)>,
+}
+
+/// Where the bytes come from.
+pub(crate) enum Source<'a> {
+    /// A task in the address space maps its pages into the pipe.
+    Pages { channel: Channel<'a>, pipe: &'a BoundedPipe, agent: &'a Arc<Agent> },
+    /// /proc/PID/mem.
+    Memory(&'a Memory),
+    /// process_vm_readv(2).
+    ReadV,
+}
+
+impl Source<'_> {
+    pub(crate) fn transfer(
+        &self,
+        pid: i32,
+        ranges: &[RemoteIoVec],
+        sink: &mut Sink<'_>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Transfer> {
+        let mut total = 0;
+        for chunk in ranges.chunks(MAX_IOV) {
+            let done = match self {
+                Self::Pages { channel, pipe, agent } => {
+                    PageStream { pid, channel: *channel, pipe, agent }.run(chunk, sink, progress)
+                }
+                Self::Memory(memory) => by_copy(pid, chunk, sink, progress, |at, buffer| memory.read(at, buffer)),
+                Self::ReadV => by_copy(pid, chunk, sink, progress, |at, buffer| {
+                    memory::process_vm_readv(pid, &[RemoteIoVec { base: at, len: buffer.len() as u64 }], buffer)
+                }),
+            }?;
+            total += done.bytes;
+            if done.stopped.is_some() {
+                return Ok(Transfer { bytes: total, stopped: done.stopped });
+            }
+        }
+        Ok(Transfer { bytes: total, stopped: None })
+    }
+}
+
+/// The agent fills the pipe while this thread empties it.
+struct PageStream<'a> {
+    pid: i32,
+    channel: Channel<'a>,
+    pipe: &'a BoundedPipe,
+    agent: &'a Arc<Agent>,
+}
+
+impl PageStream<'_> {
+    fn run(&self, ranges: &[RemoteIoVec], sink: &mut Sink<'_>, progress: &mut dyn FnMut(u64)) -> Result<Transfer> {
+        let expected: u64 = ranges.iter().map(|range| range.len).sum();
+        if expected == 0 {
+            return Ok(Transfer { bytes: 0, stopped: None });
+        }
+        let pending = self.channel.start_stream(&self.pipe.write, ranges)?;
+        let mut bytes = 0;
+        let outcome = self.empty(&pending, expected, &mut bytes, sink, progress);
+        if outcome.is_err() {
+            // The agent may be waiting for room: take what it has until it is through.
+            self.discard(&pending)?;
+        }
+        outcome?;
+        match pending.wait("map pages into the pipe") {
+            Ok(_) => Ok(Transfer { bytes, stopped: None }),
+            Err(inject::Error::Agent { errno, .. }) => Ok(Transfer { bytes, stopped: locate(ranges, bytes, errno) }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn empty(
+        &self,
+        pending: &Pending<'_>,
+        expected: u64,
+        bytes: &mut u64,
+        sink: &mut Sink<'_>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let error = |errno| Error::new("write out the memory", self.pid, errno);
+        let mut copying = false;
+        while *bytes < expected {
+            let step = if copying { self.copy_out(sink) } else { self.move_out(sink) };
+            match step {
+                Ok(0) => return Err(inject::Error::Gone { pid: self.pid }.into()),
+                Ok(n) => {
+                    *bytes += n as u64;
+                    progress(n as u64);
+                }
+                Err(Errno::AGAIN) => {
+                    if self.wait_filled(pending).map_err(error)? && self.is_empty().map_err(error)? {
+                        return Ok(());
+                    }
+                }
+                Err(Errno::INTR) => {}
+                // This file or device takes no pages (a terminal, O_APPEND): copy from the pipe.
+                Err(Errno::INVAL) if !copying => copying = true,
+                Err(errno) => return Err(error(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    fn move_out(&self, sink: &mut Sink<'_>) -> std::result::Result<usize, Errno> {
+        let flags = SpliceFlags::MOVE | SpliceFlags::MORE | SpliceFlags::NONBLOCK;
+        match splice(&self.pipe.read, None, sink.fd, sink.offset.as_mut(), self.pipe.room, flags) {
+            // EAGAIN is an empty pipe or a full, non-blocking socket.
+            Err(Errno::AGAIN) if !self.is_empty()? => {
+                wait_for(sink.fd, PollFlags::OUT)?;
+                Err(Errno::INTR)
+            }
+            result => result,
+        }
+    }
+
+    fn copy_out(&self, sink: &mut Sink<'_>) -> std::result::Result<usize, Errno> {
+        if self.is_empty()? {
+            return Err(Errno::AGAIN);
+        }
+        let mut buffer = [0; 65536];
+        let n = rustix::io::read(&self.pipe.read, &mut buffer)?;
+        sink.write_all(&buffer[..n])?;
+        Ok(n)
+    }
+
+    fn is_empty(&self) -> std::result::Result<bool, Errno> {
+        rustix::io::ioctl_fionread(&self.pipe.read).map(|n| n == 0)
+    }
+
+    /// Sleeps until the pipe has something (false) or the agent is through (true).
+    fn wait_filled(&self, pending: &Pending<'_>) -> std::result::Result<bool, Errno> {
+        if pending.ask_for_bell() {
+            return Ok(true);
+        }
+        let bell = pending.bell();
+        let ended = self.agent.pidfd();
+        let mut fds = [
+            PollFd::new(&self.pipe.read, PollFlags::IN),
+            PollFd::new(&bell, PollFlags::IN),
+            PollFd::new(&ended, PollFlags::IN),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(false),
+            Err(errno) => return Err(errno),
+        }
+        if !fds[1].revents().is_empty() {
+            let mut count = [0; 8];
+            let _ = rustix::io::read(bell, &mut count);
+        }
+        Ok(!fds[2].revents().is_empty() || pending.is_done())
+    }
+
+    /// Throws away what the agent still puts into the pipe.
+    fn discard(&self, pending: &Pending<'_>) -> Result<()> {
+        let error = |errno| Error::new("empty the pipe", self.pid, errno);
+        loop {
+            while !self.is_empty().map_err(error)? {
+                let mut buffer = [0; 65536];
+                rustix::io::read(&self.pipe.read, &mut buffer).map_err(error)?;
+            }
+            if self.wait_filled(pending).map_err(error)? && self.is_empty().map_err(error)? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn by_copy(
+    pid: i32,
+    ranges: &[RemoteIoVec],
+    sink: &mut Sink<'_>,
+    progress: &mut dyn FnMut(u64),
+    read: impl Fn(RemoteAddr, &mut [u8]) -> farspace_sys::Result<usize>,
+) -> Result<Transfer> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut bytes = 0;
+    for range in ranges {
+        let mut done = 0;
+        while done < range.len {
+            let want = (range.len - done).min(BUFFER_BYTES as u64) as usize;
+            let at = RemoteAddr(range.base.0.wrapping_add(done));
+            let n = match read(at, &mut buffer[..want]) {
+                Ok(0) => return Ok(Transfer { bytes, stopped: Some((at, Errno::FAULT)) }),
+                Ok(n) => n,
+                Err(e) if matches!(e.errno, Errno::FAULT | Errno::IO) => {
+                    return Ok(Transfer { bytes, stopped: Some((at, Errno::FAULT)) });
+                }
+                Err(e) => return Err(e.into()),
+            };
+            sink.write_all(&buffer[..n]).map_err(|errno| Error::new("write out the memory", pid, errno))?;
+            done += n as u64;
+            bytes += n as u64;
+            progress(n as u64);
+        }
+    }
+    Ok(Transfer { bytes, stopped: None })
+}
+
+/// The address that is `bytes` into the ranges.
+fn locate(ranges: &[RemoteIoVec], mut bytes: u64, errno: Errno) -> Option<(RemoteAddr, Errno)> {
+    for range in ranges {
+        if bytes < range.len {
+            return Some((RemoteAddr(range.base.0.wrapping_add(bytes)), errno));
+        }
+        bytes -= range.len;
+    }
+    None
+}
+
+fn wait_for(fd: BorrowedFd<'_>, flags: PollFlags) -> std::result::Result<(), Errno> {
+    match poll(&mut [PollFd::new(&fd.as_fd(), flags)], None) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
