@@ -64,12 +64,12 @@ pub fn serve(witness: &mut Witness, mut other: impl FnMut(&mut Witness, &[&str])
         let special = other(witness, &words);
         let check = |left| witness.check(left).map(|()| "ok".to_owned());
         let answer = match (special, words.as_slice()) {
-            (Some(Err(reason)), ["exit"]) => return Err(reason),
-            (Some(answer), words) if words != ["exit"] => answer,
+            (Some(Err(reason)), ["exit", ..]) => return Err(reason),
+            (Some(answer), words) if words.first() != Some(&"exit") => answer,
             (_, ["check"]) => check(Left::Agent),
             (_, ["check", "detached"]) => check(Left::Nothing),
-            (_, ["exit"]) => {
-                check(Left::Nothing)?;
+            (_, ["exit", rest @ ..]) => {
+                check(if *rest == ["attached"] { Left::Agent } else { Left::Nothing })?;
                 say("ok");
                 return Ok(());
             }

@@ -83,7 +83,7 @@ pub(crate) fn main(_: &[String]) -> Verdict {
     loop {
         let line = control::command()?;
         match echo() {
-            Ok(()) if matches!(line.as_deref(), None | Some("exit")) => break,
+            Ok(()) if matches!(line.as_deref(), None | Some("exit" | "exit attached")) => break,
             Ok(()) => control::say("ok"),
             Err(reason) => {
                 let status = child.wait().map_err(|e| format!("wait: {e}"))?;

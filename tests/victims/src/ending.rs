@@ -22,8 +22,8 @@ pub(crate) fn exec_loop(args: &[String]) -> Verdict {
         control::ready("");
     } else if control::has_command() {
         match control::command()?.as_deref() {
-            None | Some("exit") => {
-                baseline.check(Left::Nothing)?;
+            command @ (None | Some("exit" | "exit attached")) => {
+                baseline.check(if command == Some("exit attached") { Left::Agent } else { Left::Nothing })?;
                 control::say(&format!("ok execs={so_far}"));
                 return Ok(());
             }
@@ -97,7 +97,7 @@ fn zombie_process() -> Verdict {
     let mut witness = Witness::start()?;
     control::say(&format!("ready {child}"));
     control::serve(&mut witness, |witness, words| {
-        (words == ["exit"]).then(|| {
+        (words.first() == Some(&"exit")).then(|| {
             sys::wait_success(child)?;
             witness.rebase()?;
             Ok(String::new())

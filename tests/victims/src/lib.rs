@@ -15,6 +15,7 @@
 //! * `check detached`: the same, and nothing may be left in the address space either.
 //! * `go`: lets a blocked victim's call complete. It answers `ok ...` or `harmed REASON` and exits.
 //! * `exit` (or end of file): a last `check detached`, answered, then exit status 0 if unharmed, 1 if not.
+//!   `exit attached` makes it a last `check`.
 //!
 //! [`harness::Victim`] is the tester's side.
 
@@ -69,7 +70,7 @@ const VICTIMS: &[(&str, &str, Main)] = &[
     ("storm", "[fork] [mmap] [thread] [exec]", storm::main),
     ("timeline", "[--threads N]", timeline::main),
     ("traced", "running|stopped", traced::main),
-    ("undumpable", "", attached::undumpable),
+    ("undumpable", "[--uid N]", attached::undumpable),
     ("wait-all", "spin|block", children::wait_all),
     ("zombie", "process|leader", ending::zombie),
 ];

@@ -58,7 +58,7 @@ fn command(regions: &mut Vec<Region>, witness: &mut Witness, words: &[&str]) -> 
         Ok("ok".to_owned())
     };
     match words {
-        ["check", ..] | ["exit"] => regions.iter().try_for_each(Region::verify).err().map(Err),
+        ["check" | "exit", ..] => regions.iter().try_for_each(Region::verify).err().map(Err),
         _ => match run() {
             Err(reason) if reason.is_empty() => None,
             answer => Some(answer),

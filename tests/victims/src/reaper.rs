@@ -38,12 +38,13 @@ pub(crate) fn main(args: &[String]) -> Verdict {
         let line = control::command()?.unwrap_or_else(|| "exit".to_owned());
         let byte: &[u8] = match line.as_str() {
             "exit" => b"!",
+            "exit attached" => b"a",
             "check detached" => b"d",
             _ => b"?",
         };
         sys::write_all(&command, byte)?;
         let verdict = answer_line(&answers)?;
-        if line == "exit" {
+        if line.starts_with("exit") {
             sys::wait_success(target)?;
             control::say(&verdict);
             return Ok(());
@@ -77,6 +78,7 @@ fn reap(commands: &OwnedFd, answer: &OwnedFd) -> Verdict {
             Ok(0) => return Err("the controller is gone".to_owned()),
             Ok(_) => match byte[0] {
                 b'!' => return baseline.check(Left::Nothing),
+                b'a' => return baseline.check(Left::Agent),
                 b'd' => baseline.check(Left::Nothing)?,
                 _ => baseline.check(Left::Agent)?,
             },

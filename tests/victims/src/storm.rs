@@ -65,7 +65,7 @@ pub(crate) fn main(args: &[String]) -> Verdict {
         let left = match words {
             ["check"] => Left::Agent,
             ["check", "detached"] => Left::Nothing,
-            ["exit"] => {
+            ["exit", ..] => {
                 // The storms stay paused for the last look.
                 std::mem::forget(still);
                 return None;

@@ -3,8 +3,9 @@
 //! Time that a thread was ready to run but another task had its CPU (schedstat's run_delay) is not counted:
 //! what is left is time that it was stopped, or that the whole machine was.
 //!
-//! `reset` forgets; `report` answers `gap net_ns=N wall_ns=N at_ns=N samples=N`: the longest gap net of run-queue
-//! wait, the longest on the wall clock, when the former ended (CLOCK_MONOTONIC), and how often was looked.
+//! `reset` forgets; `report` answers `gap net_ns=N wall_ns=N at_ns=N stops=N samples=N`: the longest gap net of
+//! run-queue wait, the longest on the wall clock, when the former ended (CLOCK_MONOTONIC), how many were long enough for a
+//! stop, and how often was looked.
 
 use crate::witness::Witness;
 use crate::{Verdict, control, option, sys};
@@ -18,11 +19,15 @@ const GAP_NS: u64 = 5_000;
 /// The run-queue wait is read at least this often, so that a gap is charged only its own.
 const REFRESH_NS: u64 = 2_000_000;
 
+/// A stop and a continuation cost at least this: two passes through the scheduler.
+const STOP_NS: u64 = 20_000;
+
 #[derive(Clone, Copy, Default)]
 struct Gaps {
     net_ns: u64,
     wall_ns: u64,
     at_ns: u64,
+    stops: u64,
     samples: u64,
 }
 
@@ -56,8 +61,10 @@ pub(crate) fn main(args: &[String]) -> Verdict {
             Some(Ok("ok".to_owned()))
         }
         ["report"] => {
-            let Gaps { net_ns, wall_ns, at_ns, samples } = *shared.lock();
-            Some(Ok(format!("gap net_ns={net_ns} wall_ns={wall_ns} at_ns={at_ns} samples={samples}")))
+            let Gaps { net_ns, wall_ns, at_ns, stops, samples } = *shared.lock();
+            Some(Ok(format!(
+                "gap net_ns={net_ns} wall_ns={wall_ns} at_ns={at_ns} stops={stops} samples={samples}"
+            )))
         }
         _ => None,
     })
@@ -91,6 +98,7 @@ fn sample(shared: &Shared) -> Verdict {
         if current == generation {
             let mut gaps = shared.lock();
             gaps.samples += samples;
+            gaps.stops += u64::from(net_ns >= STOP_NS);
             gaps.wall_ns = gaps.wall_ns.max(wall_ns);
             if net_ns > gaps.net_ns {
                 (gaps.net_ns, gaps.at_ns) = (net_ns, now);

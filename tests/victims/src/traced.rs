@@ -38,9 +38,9 @@ pub(crate) fn main(args: &[String]) -> Verdict {
             if keep_stopped { stop(target) } else { Ok(()) }
         };
         match (check(), line.as_str()) {
-            (Err(reason), "exit") => return Err(reason),
+            (Err(reason), "exit" | "exit attached") => return Err(reason),
             (Err(reason), _) => control::say(&format!("harmed {reason}")),
-            (Ok(()), "exit") => break,
+            (Ok(()), "exit" | "exit attached") => break,
             (Ok(()), _) => control::say("ok"),
         }
     }

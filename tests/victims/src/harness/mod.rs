@@ -13,6 +13,7 @@
 //! ```
 
 mod find;
+mod last;
 mod region;
 
 pub use find::host_is_self;
@@ -142,7 +143,8 @@ impl Victim {
                 None => Ok(line),
             },
             Err(RecvTimeoutError::Timeout) => {
-                Err(Failure::Harmed(format!("{}: no answer in {ANSWER_TIMEOUT:?}", self.name)))
+                let threads = last::threads(self.pid);
+                Err(Failure::Harmed(format!("{}: no answer in {ANSWER_TIMEOUT:?}; {threads}", self.name)))
             }
             Err(RecvTimeoutError::Disconnected) => {
                 let status = self.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
@@ -193,6 +195,15 @@ impl Victim {
         self.ended()
     }
 
+    /// As [`Self::finish`], while an agent may still be there.
+    ///
+    /// # Errors
+    /// What the victim found.
+    pub fn finish_attached(mut self) -> Result<(), Failure> {
+        self.command("exit attached")?;
+        self.ended()
+    }
+
     /// Waits for a victim that ends by itself (`checksum`, `exit-race`): its last line.
     ///
     /// # Errors
@@ -214,6 +225,6 @@ impl Drop for Victim {
     fn drop(&mut self) {
         // The controller first: a target of its own dies with it. A stopped victim can still be killed.
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        last::reap(&mut self.child);
     }
 }
