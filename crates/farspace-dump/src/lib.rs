@@ -1,1 +1,28 @@
-//! placeholder
+//! Dumps of live processes at named consistency levels.
+//!
+//! [`dump`] writes an ELF core of a process that goes on running. What "consistent" means is the caller's
+//! choice, [`Level`], and is named in the [`DumpReport`].
+//!
+//! | module | what |
+//! |---|---|
+//! | `capture` | the order of events at each level: what happens while the target is stopped |
+//! | `census` | what /proc says of the process and its threads |
+//! | `plan` | which mappings go into the core, and which of their pages exist |
+//! | `write` | moving the pages into the file |
+//! | `output` | a file that has its name only when it is complete |
+
+#![forbid(unsafe_code)]
+
+mod capture;
+mod census;
+mod error;
+mod options;
+mod output;
+mod plan;
+mod report;
+mod write;
+
+pub use capture::dump;
+pub use error::{Error, Result};
+pub use options::{DumpOptions, Filter, Level, Progress};
+pub use report::DumpReport;

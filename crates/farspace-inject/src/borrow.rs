@@ -111,17 +111,18 @@ fn stop(pid: i32, tid: i32, options: u32, deadline: Instant) -> Result<Borrowed>
     let since = Instant::now();
     running.interrupt()?;
     let thread = running.wait_interrupted(deadline)?;
-    let resume = resume_registers(pid, &thread)?;
+    hide_stop(pid, &thread)?;
+    let resume = thread.registers()?;
     Ok(Borrowed { thread, resume, since, near })
 }
 
 /// Hides the stop from the thread: an EINTR becomes a restart, at once, so that it holds even if the host dies
-/// now. Returns the registers with which the thread must go on.
+/// now. Returns the registers as they were found.
 ///
 /// # Errors
 ///
 /// Gone; refused: 32-bit.
-pub fn resume_registers(pid: i32, thread: &Stopped) -> Result<Registers> {
+pub fn hide_stop(pid: i32, thread: &Stopped) -> Result<Registers> {
     let mut registers = thread.registers().map_err(|e| match e.errno {
         Errno::OPNOTSUPP => Error::refused(pid, Refusal::Not64Bit),
         _ => e.into(),
@@ -129,10 +130,11 @@ pub fn resume_registers(pid: i32, thread: &Stopped) -> Result<Registers> {
     if !registers.is_64_bit() {
         return Err(Error::refused(pid, Refusal::Not64Bit));
     }
+    let found = registers;
     if registers.restart_instead_of_eintr() {
         thread.set_registers(&registers)?;
     }
-    Ok(registers)
+    Ok(found)
 }
 
 /// Leads a thread that was stopped inside a restartable sequence to its abort handler.

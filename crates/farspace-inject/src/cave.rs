@@ -86,7 +86,8 @@ impl Cave {
                 running.interrupt()?;
                 let stopped = running.wait_interrupted(deadline)?;
                 let pid = stopped.tid();
-                let resume = crate::borrow::resume_registers(pid, &stopped)?;
+                crate::borrow::hide_stop(pid, &stopped)?;
+                let resume = stopped.registers()?;
                 return self.syscall(Borrowed { thread: stopped, resume, since, near }, memory, nr, args);
             }
         }

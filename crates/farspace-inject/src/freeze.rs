@@ -3,19 +3,29 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use farspace_sys::arch::Registers;
 use farspace_sys::process;
 use farspace_sys::ptrace::{Running, Stopped};
 use rustix::io::Errno;
 
-use crate::borrow::resume_registers;
+use crate::borrow::hide_stop;
 use crate::{Error, Refusal, Result};
 
 /// All threads of a target, stopped; let go when dropped.
 #[derive(Debug)]
 pub struct Frozen {
     pid: i32,
-    threads: Vec<(Stopped, farspace_sys::arch::Registers)>,
+    threads: Vec<FrozenThread>,
     since: Instant,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct FrozenThread {
+    /// The thread.
+    pub thread: Stopped,
+    /// Its registers as a debugger would have found them.
+    pub registers: Registers,
 }
 
 impl Frozen {
@@ -63,8 +73,8 @@ impl Frozen {
             running.retain(|thread| thread.interrupt().is_ok());
             for thread in running {
                 match thread.wait_interrupted(deadline) {
-                    Ok(stopped) => match resume_registers(pid, &stopped) {
-                        Ok(registers) => frozen.threads.push((stopped, registers)),
+                    Ok(stopped) => match hide_stop(pid, &stopped) {
+                        Ok(registers) => frozen.threads.push(FrozenThread { thread: stopped, registers }),
                         Err(Error::Sys(e)) if e.is_gone() => {}
                         Err(e) => return Err(e),
                     },
@@ -80,13 +90,13 @@ impl Frozen {
             return Err(Error::Gone { pid });
         }
         // The leader first, as in every list of threads.
-        frozen.threads.sort_by_key(|(thread, _)| (thread.tid() != pid, thread.tid()));
+        frozen.threads.sort_by_key(|frozen| (frozen.thread.tid() != pid, frozen.thread.tid()));
         Ok(frozen)
     }
 
-    /// The stopped threads, the leader first, with the registers with which they go on.
-    pub fn threads(&self) -> impl ExactSizeIterator<Item = &(Stopped, farspace_sys::arch::Registers)> {
-        self.threads.iter()
+    /// The stopped threads, the leader first.
+    pub fn threads(&self) -> &[FrozenThread] {
+        &self.threads
     }
 
     /// The target.
@@ -97,8 +107,9 @@ impl Frozen {
     /// Lets all threads go; returns how long the first of them was stopped.
     pub fn thaw(self) -> Duration {
         let Self { threads, since, .. } = self;
-        for (thread, _) in threads {
-            let _ = thread.detach();
+        for frozen in threads {
+            // A thread that was killed meanwhile needs nothing.
+            let _ = frozen.thread.detach();
         }
         since.elapsed()
     }

@@ -18,7 +18,7 @@ pub mod infect;
 
 pub use agent::{Agent, Channel, Pending, RemoteFd};
 pub use error::{Error, Refusal, Result};
-pub use freeze::Frozen;
+pub use freeze::{Frozen, FrozenThread};
 pub use infect::infect;
 
 /// The agent, as compiled by the build script: code and constants, entered at offset 0.

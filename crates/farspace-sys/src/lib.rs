@@ -10,6 +10,7 @@
 //! | [`cpu`] | moving to another thread's CPU for a moment |
 //! | [`memory`] | reading and writing another process's memory by copy |
 //! | [`process`] | what /proc says of a process and its threads |
+//! | [`pagemap`] | which pages of a process are there |
 //! | [`pidfd`] | pidfds: open, take a descriptor, wait for the end |
 //! | [`pipe`] | vmsplice(2), splice(2) and pipe sizes |
 //! | [`shared`] | memory shared with the agent |
@@ -20,6 +21,7 @@ pub mod arch;
 pub mod cpu;
 pub mod error;
 pub mod memory;
+pub mod pagemap;
 pub mod pidfd;
 pub mod pipe;
 pub mod process;

@@ -266,6 +266,18 @@ impl Stopped {
         Ok(bytes)
     }
 
+    /// The thread's blocked signals, one bit each (PTRACE_GETSIGMASK).
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: gone.
+    pub fn blocked_signals(&self) -> Result<u64> {
+        const GETSIGMASK: libc::c_uint = 0x420a;
+        let mut mask = 0u64;
+        request(GETSIGMASK, self.tid, size_of::<u64>(), &raw mut mask as usize, "read the signal mask")?;
+        Ok(mask)
+    }
+
     /// Where the thread's `struct rseq` is, if it has registered one (PTRACE_GET_RSEQ_CONFIGURATION).
     pub fn rseq(&self) -> Option<RemoteAddr> {
         const GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;

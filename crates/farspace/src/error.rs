@@ -36,6 +36,11 @@ impl Error {
         self.errno
     }
 
+    /// What was tried, as a verb phrase.
+    pub fn operation(&self) -> &'static str {
+        self.operation
+    }
+
     /// The target.
     pub fn pid(&self) -> Option<i32> {
         self.pid

@@ -19,10 +19,12 @@
 //! from 5.16 on, where a small agent in the target does the work.
 
 pub mod backend;
+pub mod baseline;
 mod call;
 mod copy;
 mod error;
 mod flags;
+pub mod probe;
 pub mod raw;
 mod report;
 mod snapshot;
@@ -33,9 +35,9 @@ pub use backend::name as backend_name;
 pub use call::{TargetId, process_vmsplice};
 pub use error::{Error, Result};
 pub use farspace_abi::{RemoteAddr, RemoteIoVec};
-pub use farspace_inject::Frozen;
+pub use farspace_inject::{Frozen, FrozenThread, Refusal};
 pub use flags::SpliceFlags;
 pub use report::{Mechanism, Report};
 pub use snapshot::Snapshot;
 pub use target::{AttachOptions, Target};
-pub use transfer::{Sink, Transfer};
+pub use transfer::{Extent, Sink, Transfer, WRITE_OUT};

@@ -14,6 +14,9 @@ use rustix::pipe::{SpliceFlags, splice};
 use crate::target::BoundedPipe;
 use crate::{Error, Result};
 
+/// [`Error::operation`] where the sink, not the target, is what failed.
+pub const WRITE_OUT: &str = "write out the memory";
+
 /// Bytes of the buffer of the copying mechanisms.
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -22,33 +25,59 @@ const BUFFER_BYTES: usize = 1 << 20;
 pub struct Sink<'a> {
     fd: BorrowedFd<'a>,
     offset: Option<u64>,
+    /// Where the next bytes go, last first; a stream or a plain file has none.
+    extents: Vec<Extent>,
+}
+
+/// A place in a file for some of the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Offset in the file, in bytes.
+    pub offset: u64,
+    /// Length in bytes, not 0.
+    pub len: u64,
 }
 
 impl<'a> Sink<'a> {
     /// A socket, pipe or device: bytes go out one after the other.
     pub fn stream(fd: BorrowedFd<'a>) -> Self {
-        Self { fd, offset: None }
+        Self { fd, offset: None, extents: Vec::new() }
     }
 
     /// A file, from `offset` bytes on; its own position is left alone.
     pub fn file_at(fd: BorrowedFd<'a>, offset: u64) -> Self {
-        Self { fd, offset: Some(offset) }
+        Self { fd, offset: Some(offset), extents: Vec::new() }
     }
 
-    /// Where in the file the next byte goes.
-    pub fn offset(&self) -> Option<u64> {
-        self.offset
+    /// Places in a file, one after the other: one [`Target::splice`](crate::Target::splice) of many ranges can
+    /// leave holes between them.
+    pub fn scattered(fd: BorrowedFd<'a>, extents: &[Extent]) -> Self {
+        let extents: Vec<_> = extents.iter().rev().copied().filter(|extent| extent.len > 0).collect();
+        Self { fd, offset: extents.last().map(|extent| extent.offset), extents }
     }
 
-    /// Moves the place where the next byte goes.
-    pub fn seek(&mut self, offset: u64) {
-        self.offset = Some(offset);
+    /// How many bytes may go to the present place.
+    fn room(&self, wanted: usize) -> usize {
+        self.extents.last().map_or(wanted, |extent| wanted.min(extent.len as usize))
+    }
+
+    /// Steps over bytes that have gone out, after the offset.
+    fn advance(&mut self, bytes: usize) {
+        let Some(extent) = self.extents.last_mut() else { return };
+        extent.len -= (bytes as u64).min(extent.len);
+        if extent.len == 0 {
+            self.extents.pop();
+            if let Some(next) = self.extents.last() {
+                self.offset = Some(next.offset);
+            }
+        }
     }
 
     fn write_all(&mut self, mut bytes: &[u8]) -> std::result::Result<(), Errno> {
         while !bytes.is_empty() {
+            let room = self.room(bytes.len());
             let written = match self.offset {
-                Some(offset) => rustix::io::pwrite(self.fd, bytes, offset),
+                Some(offset) => rustix::io::pwrite(self.fd, &bytes[..room], offset),
                 None => rustix::io::write(self.fd, bytes),
             };
             match written {
@@ -57,6 +86,7 @@ impl<'a> Sink<'a> {
                     if let Some(offset) = &mut self.offset {
                         *offset += n as u64;
                     }
+                    self.advance(n);
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => wait_for(self.fd, PollFlags::OUT)?,
@@ -151,7 +181,7 @@ impl PageStream<'_> {
         sink: &mut Sink<'_>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<()> {
-        let error = |errno| Error::new("write out the memory", self.pid, errno);
+        let error = |errno| Error::new(WRITE_OUT, self.pid, errno);
         let mut copying = false;
         while *bytes < expected {
             let step = if copying { self.copy_out(sink) } else { self.move_out(sink) };
@@ -177,13 +207,18 @@ impl PageStream<'_> {
 
     fn move_out(&self, sink: &mut Sink<'_>) -> std::result::Result<usize, Errno> {
         let flags = SpliceFlags::MOVE | SpliceFlags::MORE | SpliceFlags::NONBLOCK;
-        match splice(&self.pipe.read, None, sink.fd, sink.offset.as_mut(), self.pipe.room, flags) {
+        let room = sink.room(self.pipe.room);
+        match splice(&self.pipe.read, None, sink.fd, sink.offset.as_mut(), room, flags) {
             // EAGAIN is an empty pipe or a full, non-blocking socket.
             Err(Errno::AGAIN) if !self.is_empty()? => {
                 wait_for(sink.fd, PollFlags::OUT)?;
                 Err(Errno::INTR)
             }
-            result => result,
+            Ok(n) => {
+                sink.advance(n);
+                Ok(n)
+            }
+            Err(errno) => Err(errno),
         }
     }
 
@@ -262,7 +297,7 @@ fn by_copy(
                 }
                 Err(e) => return Err(e.into()),
             };
-            sink.write_all(&buffer[..n]).map_err(|errno| Error::new("write out the memory", pid, errno))?;
+            sink.write_all(&buffer[..n]).map_err(|errno| Error::new(WRITE_OUT, pid, errno))?;
             done += n as u64;
             bytes += n as u64;
             progress(n as u64);

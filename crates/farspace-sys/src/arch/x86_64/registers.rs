@@ -35,6 +35,15 @@ impl Registers {
         self.0.rip = at.0;
     }
 
+    /// All of them, in the order of the structure.
+    pub fn to_array(&self) -> [u64; 27] {
+        let r = &self.0;
+        [
+            r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi, r.rdi,
+            r.orig_rax, r.rip, r.cs, r.eflags, r.rsp, r.ss, r.fs_base, r.gs_base, r.ds, r.es, r.fs, r.gs,
+        ]
+    }
+
     /// The result of the last system call.
     pub fn result(&self) -> i64 {
         self.0.rax as i64

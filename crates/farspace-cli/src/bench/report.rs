@@ -1,0 +1,156 @@
+//! Rows and what is computed from samples.
+
+use serde::Serialize;
+
+use crate::doctor;
+use crate::table::{Align, render};
+
+/// What a row's numbers are, and whether more is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) enum Unit {
+    /// 10^9 bytes per second; more is better.
+    #[serde(rename = "GB/s")]
+    GbPerS,
+    /// Milliseconds; less is better.
+    #[serde(rename = "ms")]
+    Ms,
+    /// Mebibytes; less is better.
+    #[serde(rename = "MiB")]
+    MiB,
+}
+
+impl Unit {
+    fn more_is_better(self) -> bool {
+        self == Self::GbPerS
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::GbPerS => "GB/s",
+            Self::Ms => "ms",
+            Self::MiB => "MiB",
+        }
+    }
+}
+
+/// One measured quantity.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Row {
+    name: String,
+    unit: Unit,
+    best: f64,
+    median: f64,
+    n: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    baseline: Option<String>,
+    /// Median over the pairs of the run; above 1 is better than the baseline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ratio: Option<f64>,
+}
+
+/// All rows of a run.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    machine: String,
+    kernel: String,
+    rows: Vec<Row>,
+}
+
+impl Report {
+    /// An empty report of this machine.
+    pub(super) fn new() -> Self {
+        Self { machine: doctor::machine(), kernel: doctor::kernel_release(), rows: Vec::new() }
+    }
+
+    /// Adds a row without a baseline; nothing for no samples.
+    pub(super) fn add(&mut self, name: impl Into<String>, unit: Unit, samples: &[f64]) {
+        if samples.is_empty() {
+            return;
+        }
+        let pick = if unit.more_is_better() { f64::max } else { f64::min };
+        self.rows.push(Row {
+            name: name.into(),
+            unit,
+            best: samples.iter().copied().reduce(pick).unwrap_or_default(),
+            median: median(samples),
+            n: samples.len(),
+            baseline: None,
+            ratio: None,
+        });
+    }
+
+    /// Adds ours and its baseline, from pairs (ours, theirs).
+    pub(super) fn add_pairs(&mut self, ours: &str, theirs: &str, unit: Unit, pairs: &[(f64, f64)]) {
+        let column = |pick: fn(&(f64, f64)) -> f64| pairs.iter().map(pick).collect::<Vec<_>>();
+        self.add(theirs, unit, &column(|pair| pair.1));
+        self.add(ours, unit, &column(|pair| pair.0));
+        let ratios: Vec<f64> = pairs
+            .iter()
+            .map(|(ours, theirs)| if unit.more_is_better() { ours / theirs } else { theirs / ours })
+            .collect();
+        if let (Some(row), false) = (self.rows.last_mut(), pairs.is_empty()) {
+            row.baseline = Some(theirs.to_owned());
+            row.ratio = Some(median(&ratios));
+        }
+    }
+
+    /// The table for people.
+    pub(crate) fn table(&self) -> String {
+        let header = [
+            ("name", Align::Left),
+            ("median", Align::Right),
+            ("best", Align::Right),
+            ("unit", Align::Left),
+            ("n", Align::Right),
+            ("ratio", Align::Right),
+            ("baseline", Align::Left),
+        ];
+        let rows: Vec<_> = self.rows.iter().map(cells).collect();
+        format!("Linux {} on {}\n\n{}", self.kernel, self.machine, render(&header, &rows))
+    }
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    vec![
+        row.name.clone(),
+        format!("{:.3}", row.median),
+        format!("{:.3}", row.best),
+        row.unit.name().to_owned(),
+        row.n.to_string(),
+        row.ratio.map(|ratio| format!("{ratio:.2}x")).unwrap_or_default(),
+        row.baseline.clone().unwrap_or_default(),
+    ]
+}
+
+/// The median; the mean of the middle two for an even number, 0 for none.
+fn median(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratio_is_above_one_for_the_better() {
+        let mut report = Report::new();
+        report.add_pairs("a", "b", Unit::GbPerS, &[(4.0, 2.0), (9.0, 3.0), (4.0, 1.0)]);
+        report.add_pairs("c", "d", Unit::Ms, &[(1.0, 2.0)]);
+        assert_eq!(report.rows[1].ratio, Some(3.0));
+        assert_eq!(report.rows[3].ratio, Some(2.0));
+        assert_eq!((report.rows[1].best, report.rows[1].median), (9.0, 4.0));
+        assert_eq!(report.rows[0].ratio, None);
+    }
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[1.0, 2.0]), 1.5);
+    }
+}

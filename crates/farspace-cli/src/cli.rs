@@ -1,0 +1,305 @@
+//! The command line: one source for parsing, help, man pages and completions.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use farspace_abi::RemoteIoVec;
+
+use crate::exit::Exit;
+use crate::failure::eprint_line;
+use crate::output::{self, Format};
+use crate::sink::SinkSpec;
+use crate::{range, sink, units};
+
+/// Dump and copy the memory of a live process without stopping it for long.
+///
+/// farspace works on another process's address space: core dumps of a running service, ranges of memory sent
+/// straight into a file or socket. Bytes go from the target's pages into a pipe without being copied where the kernel
+/// allows it; where it does not, farspace copies and says so. `farspace doctor` tells which it is here.
+#[derive(Debug, Parser)]
+#[command(name = "farspace", version, after_help = Exit::help(), max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write an ELF core of a running process
+    #[command(after_help = examples("dump"))]
+    Dump(DumpArgs),
+    /// Send ranges of a process's memory to a file, pipe or socket
+    #[command(after_help = examples("splice"))]
+    Splice(SpliceArgs),
+    /// Probe what this kernel and this user can do, and say how to get the rest
+    #[command(after_help = examples("doctor"))]
+    Doctor(ReportArgs),
+    /// Start a sample target, dump it live, verify the dump, compare with copying
+    #[command(after_help = examples("demo"))]
+    Demo(DemoArgs),
+    /// Measure
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Print the man page, or write all of them
+    #[command(after_help = examples("man"))]
+    Man(ManArgs),
+    /// Print a shell's completion script
+    #[command(after_help = examples("completions"))]
+    Completions(CompletionsArgs),
+    /// The demo's target (started by demo and bench)
+    #[command(hide = true)]
+    DemoTarget(TargetArgs),
+}
+
+/// Arguments of `dump`.
+#[derive(Debug, Args)]
+pub(crate) struct DumpArgs {
+    /// The process to dump
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) pid: i32,
+    /// The core file; it gets this name only when it is complete
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// How consistent the dump is
+    #[arg(long, value_enum, default_value_t = LevelArg::Snapshot)]
+    pub(crate) level: LevelArg,
+    /// Dump every mapping, whatever /proc/PID/coredump_filter says
+    #[arg(long, conflicts_with = "filter")]
+    pub(crate) all: bool,
+    /// Use this mask instead of /proc/PID/coredump_filter (core(5); 0x prefix for hexadecimal)
+    #[arg(long, value_name = "MASK", value_parser = parse_mask)]
+    pub(crate) filter: Option<u32>,
+    /// Replace an existing file
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Force the way memory is read instead of taking the best
+    #[arg(long, value_enum, value_name = "WAY")]
+    pub(crate) mechanism: Option<MechanismArg>,
+    /// Say which mechanism served and why better ones did not
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
+}
+
+/// Arguments of `splice`.
+#[derive(Debug, Args)]
+pub(crate) struct SpliceArgs {
+    /// The process to read from
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) pid: i32,
+    /// Ranges, sent in this order: 0x7f0000001000+64K, or START-END as in /proc/PID/maps
+    #[arg(value_name = "ADDR+LEN", required = true, value_parser = range::parse)]
+    pub(crate) ranges: Vec<RemoteIoVec>,
+    /// FILE, - (standard output), tcp:HOST:PORT or unix:PATH
+    #[arg(short, long, value_name = "SINK", value_parser = sink::parse)]
+    pub(crate) output: SinkSpec,
+    /// Replace an existing file
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Force the way memory is read instead of taking the best
+    #[arg(long, value_enum, value_name = "WAY")]
+    pub(crate) mechanism: Option<MechanismArg>,
+    /// Say which mechanism served and why better ones did not
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
+}
+
+/// The form of the report.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl ReportArgs {
+    /// The form asked for.
+    pub(crate) fn format(self) -> Format {
+        if self.json { Format::Json } else { Format::Human }
+    }
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Memory of the sample target
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_demo_size)]
+    pub(crate) size: u64,
+    /// Where dumps are written [default: /dev/shm if it has room, else the temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Rounds; each runs every method once
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
+}
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Splicing to every kind of sink against process_vm_readv + write, interleaved in the same run
+    #[command(after_help = examples("bench-splice"))]
+    Splice(BenchArgs),
+}
+
+/// Arguments of `bench splice`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Small sizes and few rounds: to see that it works, not for figures
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Directory on a disk, for the file rows [default: the current directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
+}
+
+/// Arguments of `man`.
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Write farspace.1 and one page for each command into this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// Arguments of `completions`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Arguments of `demo-target`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TargetArgs {
+    /// Memory that does not change
+    #[arg(long, value_parser = units::parse_size)]
+    pub(crate) size: u64,
+    /// Memory that is written all the time; 0 for a target that idles
+    #[arg(long, default_value = "0", value_parser = units::parse_size)]
+    pub(crate) hot: u64,
+}
+
+/// The consistency levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LevelArg {
+    /// One instant: stopped for an injected fork, then read from the child
+    Snapshot,
+    /// One instant: stopped for the whole copy
+    Frozen,
+    /// No instant: read while it runs
+    Fuzzy,
+}
+
+/// The ways to read memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MechanismArg {
+    /// The process_vmsplice system call
+    Native,
+    /// vmsplice by the agent in the target
+    Agent,
+    /// Copying through /proc/PID/mem
+    Pidmem,
+    /// Copying by process_vm_readv
+    Readv,
+}
+
+/// Parses the arguments; help goes to stdout, a mistake becomes one line.
+pub(crate) fn parse() -> Result<Cli, Exit> {
+    Cli::try_parse().map_err(|error| {
+        if error.use_stderr() {
+            eprint_line(&usage_line(&error, &named_command(std::env::args().skip(1))));
+            return Exit::Usage;
+        }
+        // A reader that closed the pipe has read enough help.
+        let _ = output::print(&error.render().to_string());
+        Exit::Ok
+    })
+}
+
+/// clap's message without its usage block, in one line, with what to do next.
+fn usage_line(error: &clap::Error, command: &str) -> String {
+    use clap::error::ErrorKind;
+    let text = error.render().to_string();
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return format!("no command given; try '{command} --help'");
+    }
+    let end = text.find("\n\nUsage:").or_else(|| text.find("\n\nFor more")).unwrap_or(text.len());
+    let message = text[..end].trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>().join(" ");
+    format!("{message}; try '{command} --help'")
+}
+
+/// "farspace bench splice": the command that the arguments name, as far as they do.
+fn named_command(args: impl Iterator<Item = String>) -> String {
+    let mut command = command();
+    let mut name = command.get_name().to_owned();
+    for arg in args {
+        let Some(child) = command.find_subcommand(&arg).cloned() else { break };
+        name = format!("{name} {arg}");
+        command = child;
+    }
+    name
+}
+
+/// The finished clap command, for man pages and completions.
+pub(crate) fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// The examples of a command, as `--help` and its man page show them.
+fn examples(command: &str) -> String {
+    let mut text = String::from("Examples:\n");
+    for (line, what) in crate::manual::examples(command) {
+        text.push_str(&format!("  {line}\n      {what}\n"));
+    }
+    text
+}
+
+fn parse_mask(text: &str) -> Result<u32, String> {
+    let value = units::parse_number(text).and_then(|v| u32::try_from(v).ok());
+    value.ok_or_else(|| format!("'{text}' is not a 32-bit mask; example: 0x33"))
+}
+
+fn parse_demo_size(text: &str) -> Result<u64, String> {
+    let size = units::parse_size(text)?;
+    if size < 16 << 20 { Err("the sample target needs at least 16M".to_owned()) } else { Ok(size) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definition_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn usage_is_one_line() {
+        let error = Cli::try_parse_from(["farspace", "dump"]).unwrap_err();
+        let line = usage_line(&error, "farspace dump");
+        assert!(line.contains("--output <FILE>") && line.contains("<PID>"), "{line}");
+        assert!(line.ends_with("try 'farspace dump --help'") && !line.contains('\n'), "{line}");
+    }
+
+    #[test]
+    fn names_the_command() {
+        let name = |args: &[&str]| named_command(args.iter().map(|a| (*a).to_owned()));
+        assert_eq!(name(&["bench", "splice", "--x"]), "farspace bench splice");
+        assert_eq!(name(&["dump", "splice"]), "farspace dump");
+        assert_eq!(name(&["--x"]), "farspace");
+    }
+
+    #[test]
+    fn masks() {
+        assert_eq!(parse_mask("0x33"), Ok(0x33));
+        assert!(parse_mask("0x1ffffffff").is_err());
+    }
+}

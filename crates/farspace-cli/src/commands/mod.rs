@@ -1,0 +1,25 @@
+//! One file per command.
+
+use crate::cli::{BenchCommand, Cli, Command};
+
+mod bench;
+mod completions;
+mod demo;
+mod doctor;
+mod dump;
+mod man;
+mod splice;
+
+/// Runs the command that was given.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Dump(args) => dump::run(&args),
+        Command::Splice(args) => splice::run(&args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Bench(BenchCommand::Splice(args)) => bench::run(&args),
+        Command::Man(args) => man::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::DemoTarget(args) => crate::demo::target::run(&args),
+    }
+}

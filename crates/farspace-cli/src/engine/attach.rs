@@ -1,0 +1,79 @@
+//! A target that is attached to, for splicing.
+
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use farspace::{AttachOptions, Mechanism, Sink, Target};
+use farspace_abi::RemoteIoVec;
+
+use super::Output;
+use crate::cli::MechanismArg;
+use crate::exit::Exit;
+use crate::failure::Failure;
+
+/// An attached target; it is detached on drop.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    target: Target,
+}
+
+impl Attached {
+    /// Attaches.
+    pub(crate) fn new(pid: i32, mechanism: Option<MechanismArg>) -> Result<Self, Failure> {
+        let options = AttachOptions { mechanism: mechanism.map(Mechanism::from), ..AttachOptions::default() };
+        Ok(Self { target: Target::attach_with(pid, &options).map_err(|error| failure(&error))? })
+    }
+
+    /// How memory is read.
+    pub(crate) fn mechanism(&self) -> String {
+        self.target.report().mechanism.to_string()
+    }
+
+    /// Why not in a better way.
+    pub(crate) fn reasons(&self) -> &[String] {
+        &self.target.report().reasons
+    }
+
+    /// How long attaching stopped the target.
+    pub(crate) fn stop(&self) -> Duration {
+        self.target.report().stop
+    }
+
+    /// Sends the ranges to the output, in order, and returns the bytes sent; `progress` is told those of each step.
+    ///
+    /// Memory that can't be had is a failure here: a user who names a range wants all of it.
+    pub(crate) fn splice(
+        &mut self,
+        ranges: &[RemoteIoVec],
+        out: &Output,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<u64, Failure> {
+        let mut sink = Sink::stream(out.fd.as_fd());
+        let transfer = self.target.splice(ranges, &mut sink, progress).map_err(|error| failure(&error))?;
+        match transfer.stopped {
+            None => Ok(transfer.bytes),
+            Some((address, errno)) => {
+                let what = format!("read process {} at {address}", self.target.pid());
+                let next = "see /proc/PID/maps: it is not mapped, PROT_NONE, device memory or secret";
+                Err(Failure::new(Exit::Failed, what).cause(errno).next(next))
+            }
+        }
+    }
+}
+
+/// The library describes the failure itself; its errno and its refusal decide the exit code.
+fn failure(error: &farspace::Error) -> Failure {
+    let exit = error.refusal().map(|_| Exit::Refused);
+    Failure::library(error.to_string(), error.errno(), exit)
+}
+
+impl From<MechanismArg> for Mechanism {
+    fn from(arg: MechanismArg) -> Self {
+        match arg {
+            MechanismArg::Native => Self::Native,
+            MechanismArg::Agent => Self::Agent,
+            MechanismArg::Pidmem => Self::PidMem,
+            MechanismArg::Readv => Self::ReadV,
+        }
+    }
+}

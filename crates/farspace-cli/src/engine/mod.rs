@@ -1,0 +1,22 @@
+//! The only files that call the library: `dump` and `attach`.
+//!
+//! They translate between the command line's types and the library's, and turn its errors into [`Failure`]s.
+//!
+//! [`Failure`]: crate::failure::Failure
+
+use std::os::fd::OwnedFd;
+
+mod attach;
+mod dump;
+
+pub(crate) use attach::Attached;
+pub(crate) use dump::{DumpOutcome, DumpRequest, FilterChoice, dump};
+
+/// An open output and its name for messages.
+#[derive(Debug)]
+pub(crate) struct Output {
+    /// The descriptor.
+    pub(crate) fd: OwnedFd,
+    /// What the user calls it.
+    pub(crate) name: String,
+}

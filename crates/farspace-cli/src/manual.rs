@@ -1,0 +1,147 @@
+//! Man pages, made from the same clap definition as the help.
+
+use std::io;
+
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
+
+use crate::exit::Exit;
+
+/// The examples of one command: a line to type, and what it does.
+pub(crate) fn examples(command: &str) -> &'static [(&'static str, &'static str)] {
+    match command {
+        "dump" => &[
+            (
+                "farspace dump 1234 -o service.core",
+                "dump process 1234 as of one instant; open with gdb -c service.core",
+            ),
+            ("farspace dump 1234 -o all.core --all --verbose", "every mapping; say how memory was read"),
+            ("farspace dump 1234 -o x.core --level frozen --json", "stop it for the copy; report as JSON"),
+        ],
+        "splice" => &[
+            ("farspace splice 1234 0x7f0000001000+64K -o part.bin", "64 KiB into a file"),
+            ("farspace splice 1234 7f00a000-7f00c000 -o - | sha256sum", "a line of /proc/PID/maps, hashed"),
+            ("farspace splice 1234 0x7f0000000000+1G -o tcp:host:9000", "1 GiB to another host, uncopied"),
+        ],
+        "doctor" => &[
+            ("farspace doctor", "what works here, what that means, how to get the rest"),
+            ("farspace doctor --json | jq '.capabilities[] | select(.found != \"yes\")'", "what is missing"),
+        ],
+        "demo" => &[
+            ("farspace demo", "1 GiB, three rounds"),
+            ("farspace demo --size 256M --json", "smaller, for a program to read"),
+        ],
+        "bench-splice" => &[
+            ("farspace bench splice", "all rows as a table"),
+            ("farspace bench splice --quick --json", "a fast trial run"),
+        ],
+        "man" => &[
+            ("farspace man | man -l -", "read it"),
+            ("farspace man --dir /usr/local/share/man/man1", "install all pages"),
+        ],
+        "completions" => &[
+            ("farspace completions bash > /etc/bash_completion.d/farspace", "for bash"),
+            ("farspace completions zsh > ~/.zfunc/_farspace", "for zsh"),
+        ],
+        _ => &[],
+    }
+}
+
+/// Every page as (file name, roff), the main one first.
+pub(crate) fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
+    let mut root = crate::cli::command().disable_help_subcommand(true);
+    root.build();
+    let mut pages = Vec::new();
+    collect(&root, "", &mut pages)?;
+    Ok(pages)
+}
+
+fn collect(command: &clap::Command, parent: &str, pages: &mut Vec<(String, Vec<u8>)>) -> io::Result<()> {
+    if command.is_hide_set() {
+        return Ok(());
+    }
+    let name = if parent.is_empty() {
+        command.get_name().to_owned()
+    } else {
+        format!("{parent}-{}", command.get_name())
+    };
+    let page = render(command, &name)?;
+    pages.push((format!("{name}.1"), page));
+    command.get_subcommands().try_for_each(|child| collect(child, &name, pages))
+}
+
+fn render(command: &clap::Command, name: &str) -> io::Result<Vec<u8>> {
+    // clap takes 'static names unless its "string" feature is on; a page lives as long as the program anyway.
+    let title: &'static str = Box::leak(name.to_owned().into_boxed_str());
+    let man = Man::new(command.clone().name(title)).title(title.to_uppercase()).manual("farspace manual");
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    if command.has_subcommands() {
+        man.render_subcommands_section(&mut page)?;
+    }
+    sections(name).to_writer(&mut page)?;
+    Ok(page)
+}
+
+/// The sections that clap knows nothing of.
+fn sections(name: &str) -> Roff {
+    let mut roff = Roff::default();
+    let short = name.strip_prefix("farspace-").unwrap_or_default();
+    let examples = examples(short);
+    if !examples.is_empty() {
+        roff.control("SH", ["EXAMPLES"]);
+    }
+    for (line, what) in examples {
+        roff.control("TP", []);
+        roff.text([bold(*line)]);
+        roff.text([roman(*what)]);
+    }
+    roff.control("SH", ["EXIT STATUS"]);
+    for exit in Exit::ALL {
+        roff.control("TP", []);
+        roff.text([bold(exit.code().to_string())]);
+        roff.text([roman(exit.meaning())]);
+    }
+    if name == "farspace" {
+        roff.control("SH", ["ENVIRONMENT"]);
+        for (variable, what) in ENVIRONMENT {
+            roff.control("TP", []);
+            roff.text([bold(*variable)]);
+            roff.text([roman(*what)]);
+        }
+    }
+    roff
+}
+
+/// The variables that change what farspace does.
+const ENVIRONMENT: &[(&str, &str)] = &[
+    ("FARSPACE_BACKEND", "stock or native: use this backend instead of probing"),
+    ("NO_COLOR", "no colours in the progress bar"),
+    ("TERM", "dumb: no progress bar"),
+    ("TMPDIR", "where demo writes if /dev/shm has no room"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_page_for_each_visible_command() {
+        let names: Vec<String> = pages().unwrap().into_iter().map(|(name, _)| name).collect();
+        for name in ["farspace.1", "farspace-dump.1", "farspace-bench-splice.1", "farspace-completions.1"] {
+            assert!(names.contains(&name.to_owned()), "{names:?}");
+        }
+        assert!(!names.iter().any(|n| n.contains("target") || n.contains("help")), "{names:?}");
+    }
+
+    #[test]
+    fn pages_tell_exit_codes() {
+        for (name, page) in pages().unwrap() {
+            assert!(String::from_utf8(page).unwrap().contains("EXIT STATUS"), "{name}");
+        }
+    }
+}

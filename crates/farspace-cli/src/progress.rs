@@ -1,0 +1,68 @@
+//! A progress bar on a terminal; nothing anywhere else.
+
+use std::io::IsTerminal as _;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::interrupt;
+
+/// A bar with bytes, rate and time left, on stderr.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    /// Shows it only if stderr is a terminal that can move its cursor.
+    pub(crate) fn new(what: &str) -> Self {
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        if !std::io::stderr().is_terminal() || dumb {
+            return Self { bar: ProgressBar::hidden() };
+        }
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        bar.set_style(style());
+        bar.set_message(what.to_owned());
+        Self { bar }
+    }
+
+    /// Shows how far it is, and ends the work by unwinding if the user asked for that.
+    pub(crate) fn update(&self, done_bytes: u64, total_bytes: u64) {
+        interrupt::unwind_if_requested();
+        self.show(done_bytes, total_bytes);
+    }
+
+    /// Shows how far it is.
+    pub(crate) fn show(&self, done_bytes: u64, total_bytes: u64) {
+        self.bar.set_length(total_bytes);
+        self.bar.set_position(done_bytes);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn style() -> ProgressStyle {
+    // no-color.org: the variable counts when it is set and not empty.
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let bar = if plain { "{bar:30}" } else { "{bar:30.cyan}" };
+    let template = format!(
+        "{{msg}} {bar} {{binary_bytes}}/{{binary_total_bytes}} {{binary_bytes_per_sec}} {{eta}} left"
+    );
+    // The template is fixed; a mistake in it costs the looks, not the dump.
+    ProgressStyle::with_template(&template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn template_is_valid() {
+        let _ = style();
+        Progress::new("test").update(1, 2);
+    }
+}

@@ -1,0 +1,127 @@
+//! Where bytes go: FILE, -, tcp:HOST:PORT or unix:PATH.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use crate::exit::Exit;
+use crate::failure::{Failure, errno_text};
+
+/// An output, as named on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SinkSpec {
+    /// A file.
+    File(PathBuf),
+    /// Standard output.
+    Stdout,
+    /// A TCP connection to HOST:PORT.
+    Tcp(String),
+    /// A Unix stream socket that listens on a path.
+    Unix(PathBuf),
+}
+
+/// Whether an existing file may be replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Existing {
+    /// It is an error.
+    Keep,
+    /// It is truncated.
+    Replace,
+}
+
+/// Parses the argument of `--output`; a file named like a prefix is written as `./tcp:x`.
+pub(crate) fn parse(text: &str) -> Result<SinkSpec, String> {
+    if text == "-" {
+        return Ok(SinkSpec::Stdout);
+    }
+    if let Some(address) = text.strip_prefix("tcp:") {
+        let (host, port) = address.rsplit_once(':').ok_or(format!("'{text}' lacks a port: tcp:HOST:PORT"))?;
+        if host.is_empty() || !port.parse::<u16>().is_ok_and(|p| p != 0) {
+            return Err(format!("'{text}' is not tcp:HOST:PORT with a port from 1 to 65535"));
+        }
+        return Ok(SinkSpec::Tcp(address.to_owned()));
+    }
+    match text.strip_prefix("unix:") {
+        Some("") => Err("'unix:' lacks a path: unix:PATH".to_owned()),
+        Some(path) => Ok(SinkSpec::Unix(path.into())),
+        None if text.is_empty() => Err("the output's name is empty".to_owned()),
+        None => Ok(SinkSpec::File(text.into())),
+    }
+}
+
+impl SinkSpec {
+    /// Opens or connects it.
+    pub(crate) fn open(&self, existing: Existing) -> Result<OwnedFd, Failure> {
+        let opened = match self {
+            Self::File(path) => {
+                let mut options = File::options();
+                options.write(true);
+                match existing {
+                    // Devices and FIFOs (/dev/null) exist and are not replaced by writing to them.
+                    Existing::Keep if is_special(path) => options.create(false),
+                    Existing::Keep => options.create_new(true),
+                    Existing::Replace => options.create(true).truncate(true),
+                };
+                options.open(path).map(OwnedFd::from)
+            }
+            Self::Stdout => io::stdout().as_fd().try_clone_to_owned(),
+            Self::Tcp(address) => TcpStream::connect(address.as_str()).map(OwnedFd::from),
+            Self::Unix(path) => UnixStream::connect(path).map(OwnedFd::from),
+        };
+        opened.map_err(|error| match error.raw_os_error() {
+            Some(_) => Failure::output(format!("open output {self}"), &error),
+            None => Failure::new(Exit::Output, format!("open output {self}")).cause(errno_text(&error)),
+        })
+    }
+}
+
+fn is_special(path: &std::path::Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|m| !m.is_file() && !m.is_dir())
+}
+
+impl fmt::Display for SinkSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Stdout => f.write_str("standard output"),
+            Self::Tcp(address) => write!(f, "tcp:{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form() {
+        assert_eq!(parse("-"), Ok(SinkSpec::Stdout));
+        assert_eq!(parse("a/b"), Ok(SinkSpec::File("a/b".into())));
+        assert_eq!(parse("tcp:host:80"), Ok(SinkSpec::Tcp("host:80".into())));
+        assert_eq!(parse("tcp:[::1]:80"), Ok(SinkSpec::Tcp("[::1]:80".into())));
+        assert_eq!(parse("unix:/run/x"), Ok(SinkSpec::Unix("/run/x".into())));
+        assert_eq!(parse("./tcp:x"), Ok(SinkSpec::File("./tcp:x".into())));
+    }
+
+    #[test]
+    fn refuses() {
+        for bad in ["", "tcp:", "tcp:host", "tcp::80", "tcp:host:0", "tcp:host:99999", "unix:"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn existing_file_is_kept() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let spec = SinkSpec::File(file.path().into());
+        let text = spec.open(Existing::Keep).unwrap_err().to_string();
+        assert!(text.contains("--force"), "{text}");
+        spec.open(Existing::Replace).unwrap();
+        SinkSpec::File("/dev/null".into()).open(Existing::Keep).unwrap();
+    }
+}

@@ -1,0 +1,374 @@
+//! The order of events at each level: what happens while the target is stopped, and what after.
+//!
+//! | level | stopped | after |
+//! |---|---|---|
+//! | snapshot | registers, list of mappings, fork | pages from the forked child; what a fork leaves out, live |
+//! | frozen | registers, mappings, all pages | - |
+//! | fuzzy | registers, list of mappings | all pages, live |
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use farspace::{AttachOptions, Frozen, Sink, Snapshot, Target, Transfer};
+use farspace_image::core_file::{CoreLayout, CoreSpec, SIGINFO_STOPPED, Thread, trim_xsave};
+use farspace_image::filter::CoredumpFilter;
+use farspace_sys::memory::Memory;
+use farspace_sys::pagemap::Pagemap;
+use farspace_sys::process::{self, Mapping};
+use farspace_sys::RemoteIoVec;
+use rustix::io::Errno;
+
+use crate::output::Output;
+use crate::plan::{self, Planned};
+use crate::write::{Origin, Writer};
+use crate::{DumpOptions, DumpReport, Error, Filter, Level, Progress, Result, census};
+
+/// Writes an ELF core of a running process to `path`.
+///
+/// `progress` is called often, from this thread. The file appears under its name only when it is complete.
+///
+/// # Errors
+///
+/// The target can't be visited or ends meanwhile; the output exists or can't be written.
+pub fn dump(
+    pid: i32,
+    path: &Path,
+    options: &DumpOptions,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<DumpReport> {
+    let begin = Instant::now();
+    let status = process::status(pid)?;
+    let pid = status.tgid;
+    if pid == std::process::id() as i32 {
+        return Err(Error::Own { pid });
+    }
+    farspace_sys::memory::check_access(pid)?;
+    let output = Output::create(path, options.overwrite)?;
+    let filter = filter(pid, options.filter);
+    let attach = AttachOptions {
+        mechanism: options.mechanism,
+        stop_timeout: options.stop_timeout,
+        ..AttachOptions::default()
+    };
+    let mut target = Target::attach_with(pid, &attach)?;
+    let mut job = Job { pid, filter, output: &output, progress, was_stopped: status.state == 'T', weaker: Vec::new() };
+    let done = match options.level {
+        Level::Snapshot => job.snapshot(&mut target, options.stop_timeout),
+        Level::Frozen => job.frozen(&mut target, options.stop_timeout),
+        Level::Fuzzy => job.fuzzy(&mut target, options.stop_timeout),
+    };
+    let done = done.map_err(|error| job.explain(error))?;
+    let weaker = job.weaker;
+    let found = target.report().clone();
+    target.detach()?;
+    output.finish()?;
+    Ok(DumpReport {
+        pid,
+        level: options.level.name().to_owned(),
+        path: path.to_owned(),
+        mechanism: found.mechanism.name().to_owned(),
+        fallback_reasons: found.reasons,
+        weaker,
+        threads: done.threads,
+        segments: done.segments,
+        bytes_written: done.bytes,
+        file_bytes: done.file_bytes,
+        stop_ns: nanos(done.stop),
+        attach_stop_ns: nanos(found.stop),
+        total_ns: nanos(begin.elapsed()),
+    })
+}
+
+/// One dump under way.
+struct Job<'a> {
+    pid: i32,
+    filter: CoredumpFilter,
+    output: &'a Output,
+    progress: &'a mut dyn FnMut(Progress),
+    was_stopped: bool,
+    weaker: Vec<String>,
+}
+
+struct Done {
+    threads: usize,
+    segments: usize,
+    bytes: u64,
+    file_bytes: u64,
+    stop: Duration,
+}
+
+/// What was read while the target was stopped.
+struct Instantaneous {
+    threads: Vec<Thread>,
+    maps: Vec<Mapping>,
+}
+
+impl Job<'_> {
+    fn snapshot(&mut self, target: &mut Target, timeout: Duration) -> Result<Done> {
+        if !target.report().mechanism.is_zero_copy() {
+            let reason = target.report().reasons.last().cloned().unwrap_or_else(|| "no agent".to_owned());
+            return Err(Error::NoSnapshot { pid: self.pid, reason });
+        }
+        let live_memory = Memory::open(self.pid)?;
+        let frozen = target.freeze(timeout)?;
+        let mut instant = self.registers(&frozen)?;
+        let snapshot = target.snapshot()?;
+        let stop = frozen.thaw();
+        self.finish_threads(&mut instant.threads);
+
+        let copied = plan::read(snapshot.pid(), self.filter, &snapshot.memory()?)?;
+        // What a fork leaves out is in the target's list and not in the child's.
+        let live = plan::read(self.pid, self.filter, &live_memory)?;
+        let mut from_target = Vec::new();
+        let mut mappings = Vec::new();
+        for mapping in &instant.maps {
+            match copied.iter().find(|p| p.is(mapping)) {
+                Some(planned) if !planned.traits.is_wiped_on_fork => {
+                    if planned.traits.is_shared && planned.dumped_bytes > 0 && mapping.permissions[1] == b'w' {
+                        self.weaken(mapping, "is shared, and as of when it was written to the file");
+                    }
+                    mappings.push(planned.clone());
+                }
+                wiped => match live.iter().find(|p| p.is(mapping)).or(wiped) {
+                    Some(planned) => {
+                        if planned.dumped_bytes > 0 {
+                            self.weaken(mapping, "isn't copied by a fork, and as of when it was written to the file");
+                            from_target.push(mapping.start);
+                        }
+                        mappings.push(planned.clone());
+                    }
+                    None => self.weaken(mapping, "was gone before it could be read, and is missing"),
+                },
+            }
+        }
+        let layout = self.layout(instant.threads, &mappings)?;
+        let (rest, held): (Vec<usize>, Vec<usize>) =
+            (0..mappings.len()).partition(|&i| from_target.contains(&mappings[i].mapping.start));
+        let mut bytes = 0;
+        let mut origin = FromSnapshot {
+            memory: snapshot.memory()?,
+            pagemap: Pagemap::open(snapshot.pid())?,
+            snapshot,
+        };
+        bytes += self.write(&mut origin, &layout, &mappings, &held, bytes)?;
+        drop(origin);
+        let mut origin = FromTarget { memory: live_memory, pagemap: Pagemap::open(self.pid)?, target };
+        bytes += self.write(&mut origin, &layout, &mappings, &rest, bytes)?;
+        Ok(done(&layout, bytes, stop))
+    }
+
+    fn frozen(&mut self, target: &mut Target, timeout: Duration) -> Result<Done> {
+        let memory = Memory::open(self.pid)?;
+        // The flags of the mappings are slow to read and rarely change: once before, again only if they did.
+        let before = plan::read(self.pid, self.filter, &memory)?;
+        let frozen = target.freeze(timeout)?;
+        let mut instant = self.registers(&frozen)?;
+        self.finish_threads(&mut instant.threads);
+        let unchanged = before.len() == instant.maps.len() && before.iter().zip(&instant.maps).all(|(p, m)| p.is(m));
+        let mappings = if unchanged { before } else { plan::read(self.pid, self.filter, &memory)? };
+        let layout = self.layout(instant.threads, &mappings)?;
+        let mut origin = FromTarget { memory, pagemap: Pagemap::open(self.pid)?, target };
+        let all: Vec<usize> = (0..mappings.len()).collect();
+        let bytes = self.write(&mut origin, &layout, &mappings, &all, 0)?;
+        Ok(done(&layout, bytes, frozen.thaw()))
+    }
+
+    fn fuzzy(&mut self, target: &mut Target, timeout: Duration) -> Result<Done> {
+        let frozen = target.freeze(timeout)?;
+        let mut instant = self.registers(&frozen)?;
+        let stop = frozen.thaw();
+        self.finish_threads(&mut instant.threads);
+        let memory = Memory::open(self.pid)?;
+        let mappings = plan::read(self.pid, self.filter, &memory)?;
+        let layout = self.layout(instant.threads, &mappings)?;
+        let mut origin = FromTarget { memory, pagemap: Pagemap::open(self.pid)?, target };
+        let all: Vec<usize> = (0..mappings.len()).collect();
+        let bytes = self.write(&mut origin, &layout, &mappings, &all, 0)?;
+        self.weaker.push("all memory is as of when it was written to the file, after the registers".to_owned());
+        Ok(done(&layout, bytes, stop))
+    }
+
+    /// What must be read while everything stands still.
+    fn registers(&self, frozen: &Frozen) -> Result<Instantaneous> {
+        let maps = process::mappings(self.pid)?;
+        let mut threads = Vec::with_capacity(frozen.threads().len());
+        for frozen in frozen.threads() {
+            let mut xsave = match frozen.thread.xstate() {
+                Ok(xsave) => xsave,
+                Err(e) if e.is_gone() => return Err(e.into()),
+                Err(_) => Vec::new(),
+            };
+            let fpregs = if xsave.is_empty() {
+                frozen.thread.floating_point()?.try_into().ok().map(Box::new)
+            } else {
+                None
+            };
+            trim_xsave(&mut xsave);
+            threads.push(Thread {
+                tid: frozen.thread.tid(),
+                signal: 0,
+                pending: 0,
+                blocked: frozen.thread.blocked_signals().unwrap_or(0),
+                regs: frozen.registers.to_array(),
+                fpregs,
+                xsave,
+                siginfo: (!self.was_stopped).then_some(SIGINFO_STOPPED),
+                ..Thread::default()
+            });
+        }
+        Ok(Instantaneous { threads, maps })
+    }
+
+    /// What may be read a moment later.
+    fn finish_threads(&self, threads: &mut [Thread]) {
+        for thread in threads {
+            (thread.times, thread.pending) = census::thread(self.pid, thread.tid);
+        }
+    }
+
+    fn layout(&self, threads: Vec<Thread>, mappings: &[Planned]) -> Result<CoreLayout> {
+        let spec = CoreSpec {
+            process: census::process(self.pid)?,
+            auxv: census::auxv(self.pid),
+            files: mappings.iter().filter_map(Planned::mapped_file).collect(),
+            threads,
+            segments: mappings.iter().map(Planned::segment).collect(),
+        };
+        let layout = CoreLayout::new(spec).map_err(|source| Error::Layout { pid: self.pid, source })?;
+        let file = self.output.file();
+        layout.write_header(file).map_err(|e| self.output.error("write", e))?;
+        file.set_len(layout.file_len()).map_err(|e| self.output.error("write", e))?;
+        Ok(layout)
+    }
+
+    /// Writes the mappings with these indexes; returns the bytes written.
+    fn write(
+        &mut self,
+        origin: &mut dyn Origin,
+        layout: &CoreLayout,
+        mappings: &[Planned],
+        which: &[usize],
+        already: u64,
+    ) -> Result<u64> {
+        let mut total = already;
+        for &index in which {
+            total += plan::total(&mappings[index].runs(origin.pagemap())?);
+        }
+        let mut writer = Writer {
+            output: self.output,
+            progress: &mut *self.progress,
+            done: Progress { done_bytes: already, total_bytes: total },
+            missing: Vec::new(),
+        };
+        for &index in which {
+            if let Some(offset) = layout.segment_offset(index) {
+                writer.mapping(origin, &mappings[index], offset)?;
+            }
+        }
+        let bytes = writer.done.done_bytes - already;
+        let missing = std::mem::take(&mut writer.missing);
+        for (name, bytes) in missing {
+            self.weaker.push(format!("{bytes} bytes of {} couldn't be read and are holes", describe(&name)));
+        }
+        Ok(bytes)
+    }
+
+    fn weaken(&mut self, mapping: &Mapping, how: &str) {
+        let name = describe(&mapping.name);
+        self.weaker.push(format!("{}-{} ({} bytes of {name}) {how}", mapping.start, mapping.end, mapping.len_bytes()));
+    }
+
+    /// An error while writing is the output's, where it came through a splice.
+    fn explain(&self, error: Error) -> Error {
+        match error {
+            Error::Target(e) if is_output(e.errno()) && e.operation() == farspace::WRITE_OUT => {
+                self.output.error("write", e.errno().into())
+            }
+            other => other,
+        }
+    }
+}
+
+fn is_output(errno: Errno) -> bool {
+    !matches!(errno, Errno::SRCH | Errno::PERM)
+}
+
+struct FromTarget<'a> {
+    target: &'a mut Target,
+    memory: Memory,
+    pagemap: Pagemap,
+}
+
+impl Origin for FromTarget<'_> {
+    fn splice(
+        &mut self,
+        ranges: &[RemoteIoVec],
+        sink: &mut Sink<'_>,
+        progress: &mut dyn FnMut(u64),
+    ) -> farspace::Result<Transfer> {
+        self.target.splice(ranges, sink, progress)
+    }
+
+    fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    fn pagemap(&mut self) -> &mut Pagemap {
+        &mut self.pagemap
+    }
+}
+
+struct FromSnapshot<'a> {
+    memory: Memory,
+    pagemap: Pagemap,
+    // Dropped last: the child lives as long as anything of it is open here.
+    snapshot: Snapshot<'a>,
+}
+
+impl Origin for FromSnapshot<'_> {
+    fn splice(
+        &mut self,
+        ranges: &[RemoteIoVec],
+        sink: &mut Sink<'_>,
+        progress: &mut dyn FnMut(u64),
+    ) -> farspace::Result<Transfer> {
+        self.snapshot.splice(ranges, sink, progress)
+    }
+
+    fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    fn pagemap(&mut self) -> &mut Pagemap {
+        &mut self.pagemap
+    }
+}
+
+fn filter(pid: i32, filter: Filter) -> CoredumpFilter {
+    match filter {
+        Filter::All => CoredumpFilter::all(),
+        Filter::Mask(mask) => mask,
+        Filter::Target => std::fs::read_to_string(format!("/proc/{pid}/coredump_filter"))
+            .ok()
+            .and_then(|text| CoredumpFilter::from_proc(&text).ok())
+            .unwrap_or_default(),
+    }
+}
+
+fn done(layout: &CoreLayout, bytes: u64, stop: Duration) -> Done {
+    Done {
+        threads: layout.spec().threads.len(),
+        segments: layout.segments().len(),
+        bytes,
+        file_bytes: layout.file_len(),
+        stop,
+    }
+}
+
+fn describe(name: &[u8]) -> String {
+    if name.is_empty() { "anonymous memory".to_owned() } else { String::from_utf8_lossy(name).into_owned() }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,71 @@
+//! The error of a dump.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Result of a dump.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A dump that failed. No file has the output's name then, unless one had it before.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The target can't be visited, or is gone.
+    #[error(transparent)]
+    Target(#[from] farspace::Error),
+    /// The output exists.
+    #[error("{} exists; choose another name, or overwrite it with --force", .path.display())]
+    Exists {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The output can't be written.
+    #[error("cannot {operation} {}: {source}{}", .path.display(), hint(.source))]
+    Output {
+        /// What was tried.
+        operation: &'static str,
+        /// The output.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The caller's own process.
+    #[error("pid {pid} is farspace itself, which can't stop itself to be dumped; name another process")]
+    Own {
+        /// The pid.
+        pid: i32,
+    },
+    /// A core can't describe this process.
+    #[error("cannot describe pid {pid} in a core: {source}")]
+    Layout {
+        /// The target.
+        pid: i32,
+        /// Why.
+        source: farspace_image::core_file::LayoutError,
+    },
+    /// A snapshot needs the agent.
+    #[error("cannot take a snapshot of pid {pid}: {reason}; --level frozen works without the agent")]
+    NoSnapshot {
+        /// The target.
+        pid: i32,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl From<farspace_sys::Error> for Error {
+    fn from(error: farspace_sys::Error) -> Self {
+        Self::Target(error.into())
+    }
+}
+
+/// What to do about it.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull => "; free some space or write elsewhere",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "; choose a directory you can write to",
+        io::ErrorKind::NotFound => "; create the directory first",
+        io::ErrorKind::FileTooLarge => "; raise the file size limit (ulimit -f) or write elsewhere",
+        io::ErrorKind::QuotaExceeded => "; the disk quota is used up",
+        _ => "",
+    }
+}

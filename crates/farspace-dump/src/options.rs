@@ -1,0 +1,85 @@
+//! What the caller chooses.
+
+use std::fmt;
+use std::time::Duration;
+
+use farspace::Mechanism;
+use farspace_image::filter::CoredumpFilter;
+
+/// When the bytes of a dump were true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Level {
+    /// All at one instant: the target is stopped for as long as a fork takes, and goes on while the forked copy
+    /// is written. MAP_SHARED memory goes on changing; see [`DumpReport::weaker`](crate::DumpReport::weaker).
+    #[default]
+    Snapshot,
+    /// All at one instant: the target is stopped while everything is written.
+    Frozen,
+    /// Each page when it was written: the target is stopped only while its registers are read.
+    Fuzzy,
+}
+
+impl Level {
+    /// Name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Snapshot => "snapshot",
+            Self::Frozen => "frozen",
+            Self::Fuzzy => "fuzzy",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which mappings go into the core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Filter {
+    /// What the target's /proc/PID/coredump_filter says (core(5)).
+    #[default]
+    Target,
+    /// This mask instead.
+    Mask(CoredumpFilter),
+    /// Everything that is readable.
+    All,
+}
+
+/// How to dump.
+#[derive(Clone, Debug)]
+pub struct DumpOptions {
+    /// When the bytes are true.
+    pub level: Level,
+    /// Which mappings are written.
+    pub filter: Filter,
+    /// Uses this mechanism or fails; without it, the best that works.
+    pub mechanism: Option<Mechanism>,
+    /// Replaces a file that exists.
+    pub overwrite: bool,
+    /// How long to wait for the target's threads to stop.
+    pub stop_timeout: Duration,
+}
+
+impl Default for DumpOptions {
+    fn default() -> Self {
+        Self {
+            level: Level::default(),
+            filter: Filter::default(),
+            mechanism: None,
+            overwrite: false,
+            stop_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How far a dump is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of memory written so far.
+    pub done_bytes: u64,
+    /// Bytes of memory to write.
+    pub total_bytes: u64,
+}

@@ -1,0 +1,138 @@
+//! A file that has its name only when it is complete.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open, openat, renameat, unlinkat};
+use rustix::io::Errno;
+
+use crate::{Error, Result};
+
+/// Readable by the owner alone: a core holds secrets.
+const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// An unfinished output file. Dropped, it is gone.
+///
+/// Without a name at all where the file system can do that (O_TMPFILE), so that not even a killed dump leaves
+/// something; under a hidden name in the same directory elsewhere.
+#[derive(Debug)]
+pub(crate) struct Output {
+    file: File,
+    path: PathBuf,
+    temporary: Option<PathBuf>,
+    overwrite: bool,
+}
+
+impl Output {
+    /// Begins an output in the directory of `path`.
+    pub(crate) fn create(path: &Path, overwrite: bool) -> Result<Self> {
+        if !overwrite && path.symlink_metadata().is_ok() {
+            return Err(Error::Exists { path: path.to_owned() });
+        }
+        let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if path.file_name().is_none() || path.is_dir() {
+            return Err(fail("write", path, Errno::ISDIR));
+        }
+        match open(directory, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, MODE) {
+            Ok(file) => Ok(Self { file: file.into(), path: path.to_owned(), temporary: None, overwrite }),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+                let temporary = hidden_name(path);
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+                let file = openat(CWD, &temporary, flags, MODE).map_err(|e| fail("create", path, e))?;
+                Ok(Self { file: file.into(), path: path.to_owned(), temporary: Some(temporary), overwrite })
+            }
+            Err(errno) => Err(fail("create", path, errno)),
+        }
+    }
+
+    /// The file.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The file, to splice into.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// An error on this output.
+    pub(crate) fn error(&self, operation: &'static str, source: io::Error) -> Error {
+        Error::Output { operation, path: self.path.clone(), source }
+    }
+
+    /// Gives the file its name.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        let path = self.path.clone();
+        let error = |errno| match errno {
+            Errno::EXIST => Error::Exists { path: path.clone() },
+            errno => fail("name", &path, errno),
+        };
+        let source = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        let link = |to: &Path| linkat(CWD, &source, CWD, to, AtFlags::SYMLINK_FOLLOW);
+        match (self.temporary.take(), self.overwrite) {
+            (None, false) => link(&path).map_err(error),
+            (None, true) => {
+                let temporary = hidden_name(&path);
+                link(&temporary).map_err(error)?;
+                self.temporary = Some(temporary.clone());
+                renameat(CWD, &temporary, CWD, &path).map_err(error)?;
+                self.temporary = None;
+                Ok(())
+            }
+            (Some(temporary), overwrite) => {
+                self.temporary = Some(temporary.clone());
+                let flags =
+                    if overwrite { rustix::fs::RenameFlags::empty() } else { rustix::fs::RenameFlags::NOREPLACE };
+                match rustix::fs::renameat_with(CWD, &temporary, CWD, &path, flags) {
+                    // A file system that knows neither: the check at the beginning has to do.
+                    Err(Errno::INVAL | Errno::NOSYS) => renameat(CWD, &temporary, CWD, &path),
+                    other => other,
+                }
+                .map_err(error)?;
+                self.temporary = None;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            let _ = unlinkat(CWD, temporary, AtFlags::empty());
+        }
+    }
+}
+
+fn hidden_name(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}.partial", std::process::id()));
+    path.with_file_name(name)
+}
+
+fn fail(operation: &'static str, path: &Path, errno: Errno) -> Error {
+    Error::Output { operation, path: path.to_owned(), source: errno.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_has_its_name_only_when_finished() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("core");
+        let entries = || std::fs::read_dir(directory.path()).expect("readable").count();
+        drop(Output::create(&path, false).expect("created"));
+        assert_eq!(entries(), 0);
+        Output::create(&path, false).expect("created").finish().expect("named");
+        assert_eq!(entries(), 1);
+        assert!(matches!(Output::create(&path, false), Err(Error::Exists { .. })));
+        Output::create(&path, true).expect("created").finish().expect("renamed");
+        assert_eq!(entries(), 1);
+    }
+}

@@ -1,0 +1,203 @@
+//! Which mappings go into the core, and which of their pages exist.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+
+use farspace_image::core_file::{MappedFile, Segment, SegmentFlags};
+use farspace_image::filter::{Backing, CoredumpFilter, Extent, VmFlags, Vma};
+use farspace_sys::memory::Memory;
+use farspace_sys::pagemap::Pagemap;
+use farspace_sys::process::Mapping;
+use farspace_sys::{RemoteAddr, RemoteIoVec};
+
+use crate::Result;
+
+/// A mapping and what is to be done with it.
+#[derive(Clone, Debug)]
+pub(crate) struct Planned {
+    pub(crate) mapping: Mapping,
+    vma: Vma,
+    /// Bytes of it that go into the core, from its start; absent pages among them become holes.
+    pub(crate) dumped_bytes: u64,
+    pub(crate) traits: Traits,
+}
+
+/// What decides how the pages are reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traits {
+    /// A write by the target shows in a forked child, too.
+    pub(crate) is_shared: bool,
+    /// Absent pages are zeros, and not in a file.
+    pub(crate) is_anonymous: bool,
+    /// PROT_NONE or write-only: only a tracer's route reads it.
+    pub(crate) is_unreadable: bool,
+    /// MADV_WIPEONFORK: zeros in a forked child.
+    pub(crate) is_wiped_on_fork: bool,
+}
+
+/// Reads the mappings with their flags from /proc/PID/smaps, line by line.
+pub(crate) fn read(pid: i32, filter: CoredumpFilter, memory: &Memory) -> Result<Vec<Planned>> {
+    let maps = farspace_sys::process::mappings(pid)?;
+    let details = Details::read(pid);
+    let mut details = details.into_iter().peekable();
+    let mut planned = Vec::with_capacity(maps.len());
+    for mapping in maps {
+        // Both lists are sorted; a mapping that came between the two reads has no details.
+        while details.peek().is_some_and(|d| d.start < mapping.start.0) {
+            details.next();
+        }
+        let detail = details.next_if(|d| d.start == mapping.start.0).unwrap_or_default();
+        planned.push(Planned::new(mapping, detail, filter, memory));
+    }
+    Ok(planned)
+}
+
+impl Planned {
+    fn new(mapping: Mapping, detail: Details, filter: CoredumpFilter, memory: &Memory) -> Self {
+        let mut backing = Backing::from_maps(&mapping.name, mapping.inode, mapping.offset);
+        if let Backing::File { offset: 0, is_program, .. } = &mut backing {
+            let mut magic = [0; 4];
+            *is_program = memory.read_exact(mapping.start, &mut magic).is_ok() && magic == *b"\x7fELF";
+        }
+        let vma = Vma { backing, flags: detail.flags, is_written: detail.is_written, is_dax: false };
+        let dumped_bytes = match filter.extent(&vma) {
+            Extent::None => 0,
+            extent => extent.filesz(mapping.len_bytes()),
+        };
+        let traits = Traits {
+            is_shared: vma.flags.contains(VmFlags::SHARED) || mapping.permissions[3] == b's',
+            is_anonymous: backing == Backing::Anonymous && mapping.permissions[3] == b'p',
+            is_unreadable: mapping.permissions[0] != b'r',
+            is_wiped_on_fork: detail.is_wiped_on_fork,
+        };
+        Self { mapping, vma, dumped_bytes, traits }
+    }
+
+    /// The segment of the core.
+    pub(crate) fn segment(&self) -> Segment {
+        let bit = |index: usize, letter: u8, flag| {
+            if self.mapping.permissions[index] == letter { flag } else { SegmentFlags::empty() }
+        };
+        Segment {
+            vaddr: self.mapping.start.0,
+            memsz: self.mapping.len_bytes(),
+            filesz: self.dumped_bytes,
+            flags: bit(0, b'r', SegmentFlags::READ)
+                | bit(1, b'w', SegmentFlags::WRITE)
+                | bit(2, b'x', SegmentFlags::EXECUTE),
+        }
+    }
+
+    /// The entry of NT_FILE, if the mapping has a file.
+    pub(crate) fn mapped_file(&self) -> Option<MappedFile> {
+        matches!(self.vma.backing, Backing::File { .. }).then(|| MappedFile {
+            start: self.mapping.start.0,
+            end: self.mapping.end.0,
+            page_offset: self.mapping.offset / 4096,
+            path: self.mapping.name.clone(),
+        })
+    }
+
+    /// The runs of pages to write: those that exist, of memory without a file; all, of files.
+    pub(crate) fn runs(&self, pagemap: &mut Pagemap) -> Result<Vec<RemoteIoVec>> {
+        let whole = RemoteIoVec { base: self.mapping.start, len: self.dumped_bytes };
+        if !self.traits.is_anonymous && !self.traits.is_unreadable {
+            return Ok(if whole.len > 0 { vec![whole] } else { Vec::new() });
+        }
+        let mut runs: Vec<RemoteIoVec> = Vec::new();
+        pagemap.populated(whole, &mut |run| match runs.last_mut() {
+            Some(last) if last.base.0 + last.len == run.base.0 => last.len += run.len,
+            _ => runs.push(run),
+        })?;
+        Ok(runs)
+    }
+
+    /// True if the two are the same mapping, as far as a dump cares.
+    pub(crate) fn is(&self, mapping: &Mapping) -> bool {
+        self.mapping == *mapping
+    }
+}
+
+/// What smaps adds to a line of maps.
+#[derive(Clone, Copy, Debug)]
+struct Details {
+    start: u64,
+    flags: VmFlags,
+    is_written: bool,
+    is_wiped_on_fork: bool,
+}
+
+impl Default for Details {
+    fn default() -> Self {
+        // Nothing known: as if written to, so that it isn't left out.
+        Self { start: 0, flags: VmFlags::READ, is_written: true, is_wiped_on_fork: false }
+    }
+}
+
+impl Details {
+    fn read(pid: i32) -> Vec<Self> {
+        let Ok(file) = File::open(format!("/proc/{pid}/smaps")) else { return Vec::new() };
+        let mut details: Vec<Self> = Vec::new();
+        let mut line = Vec::new();
+        let mut reader = BufReader::new(file);
+        while matches!(reader.read_until(b'\n', &mut line), Ok(n) if n > 0) {
+            let text = String::from_utf8_lossy(&line);
+            let mut words = text.split_whitespace();
+            match (words.next(), details.last_mut()) {
+                (Some("Anonymous:"), Some(last)) => last.is_written |= words.next() != Some("0"),
+                (Some("VmFlags:"), Some(last)) => {
+                    last.flags = VmFlags::from_smaps(&text);
+                    last.is_wiped_on_fork = words.any(|code| code == "wf");
+                }
+                (Some(range), _) if !range.ends_with(':') => {
+                    let start = range.split_once('-').and_then(|(start, _)| u64::from_str_radix(start, 16).ok());
+                    if let Some(start) = start {
+                        details.push(Self { start, is_written: false, ..Self::default() });
+                    }
+                }
+                _ => {}
+            }
+            line.clear();
+        }
+        details
+    }
+}
+
+/// The total length of the runs, in bytes.
+pub(crate) fn total(runs: &[RemoteIoVec]) -> u64 {
+    runs.iter().map(|run| run.len).sum()
+}
+
+/// Cuts the runs to those at or after an address.
+pub(crate) fn after(runs: &[RemoteIoVec], from: RemoteAddr) -> Vec<RemoteIoVec> {
+    runs.iter()
+        .filter_map(|run| {
+            let end = run.base.0 + run.len;
+            let start = run.base.0.max(from.0);
+            (start < end).then(|| RemoteIoVec::new(start, end - start))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_mappings_are_planned() {
+        let pid = std::process::id() as i32;
+        let memory = Memory::open(pid).expect("our own");
+        let planned = read(pid, CoredumpFilter::default(), &memory).expect("our own");
+        let stack = planned.iter().find(|p| p.mapping.name == b"[stack]").expect("there is one");
+        assert!(stack.traits.is_anonymous && stack.dumped_bytes == stack.mapping.len_bytes());
+        let vdso = planned.iter().find(|p| p.mapping.name == b"[vdso]").expect("there is one");
+        assert!(!vdso.traits.is_anonymous && vdso.dumped_bytes > 0);
+    }
+
+    #[test]
+    fn what_is_left_after_an_address() {
+        let runs = [RemoteIoVec::new(0x1000, 0x2000), RemoteIoVec::new(0x5000, 0x1000)];
+        assert_eq!(after(&runs, RemoteAddr(0x2000)), [RemoteIoVec::new(0x2000, 0x1000), runs[1]]);
+        assert_eq!(total(&after(&runs, RemoteAddr(0x6000))), 0);
+    }
+}

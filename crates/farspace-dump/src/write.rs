@@ -1,0 +1,115 @@
+//! Moving the pages into the file.
+
+use farspace::{Extent, Result as TargetResult, Sink, Transfer};
+use farspace_sys::memory::Memory;
+use farspace_sys::pagemap::Pagemap;
+use farspace_sys::{RemoteAddr, RemoteIoVec};
+
+use crate::output::Output;
+use crate::plan::{self, Planned};
+use crate::{Progress, Result};
+
+const PAGE: u64 = 4096;
+/// Runs that are moved by one request: bounds the lists, not the bytes.
+const RUNS: usize = 1024;
+
+/// Something that pages can be had from: the target itself or its snapshot.
+pub(crate) trait Origin {
+    /// Moves ranges into a sink without a copy, or by the best copy.
+    fn splice(
+        &mut self,
+        ranges: &[RemoteIoVec],
+        sink: &mut Sink<'_>,
+        progress: &mut dyn FnMut(u64),
+    ) -> TargetResult<Transfer>;
+
+    /// The same memory by copy, whatever its protection is.
+    fn memory(&self) -> &Memory;
+
+    /// Which of its pages exist.
+    fn pagemap(&mut self) -> &mut Pagemap;
+}
+
+/// The file that is being written, and how far it is.
+pub(crate) struct Writer<'a> {
+    pub(crate) output: &'a Output,
+    pub(crate) progress: &'a mut dyn FnMut(Progress),
+    pub(crate) done: Progress,
+    /// Bytes that couldn't be had, by the mapping they are in.
+    pub(crate) missing: Vec<(Vec<u8>, u64)>,
+}
+
+impl Writer<'_> {
+    /// Writes the pages of one mapping to `offset` in the file.
+    pub(crate) fn mapping(&mut self, origin: &mut dyn Origin, planned: &Planned, offset: u64) -> Result<()> {
+        let runs = planned.runs(origin.pagemap())?;
+        let start = planned.mapping.start;
+        let mut missing = 0;
+        for runs in runs.chunks(RUNS) {
+            if planned.traits.is_unreadable {
+                missing += self.by_memory(origin.memory(), runs, start, offset)?;
+            } else {
+                missing += self.by_splice(origin, runs, start, offset)?;
+            }
+        }
+        if missing > 0 {
+            self.missing.push((planned.mapping.name.clone(), missing));
+        }
+        Ok(())
+    }
+
+    /// Moves the runs; a page that can't be had is copied by the other route or left as a hole. Returns the
+    /// bytes that couldn't be had at all.
+    fn by_splice(
+        &mut self,
+        origin: &mut dyn Origin,
+        runs: &[RemoteIoVec],
+        start: RemoteAddr,
+        offset: u64,
+    ) -> Result<u64> {
+        let mut left = runs.to_vec();
+        let mut missing = 0;
+        while !left.is_empty() {
+            let extents: Vec<_> = left
+                .iter()
+                .map(|run| Extent { offset: offset + (run.base.0 - start.0), len: run.len })
+                .collect();
+            let mut sink = Sink::scattered(self.output.fd(), &extents);
+            let (done, progress) = (&mut self.done, &mut self.progress);
+            let transfer = origin.splice(&left, &mut sink, &mut |bytes| {
+                done.done_bytes += bytes;
+                progress(*done);
+            })?;
+            let Some((stuck, _)) = transfer.stopped else { break };
+            let page = RemoteAddr(stuck.0 & !(PAGE - 1));
+            missing += self.by_memory(origin.memory(), &[RemoteIoVec { base: page, len: PAGE }], start, offset)?;
+            left = plan::after(&left, RemoteAddr(page.0 + PAGE));
+        }
+        Ok(missing)
+    }
+
+    /// Copies the runs page by page where they resist; returns the bytes that couldn't be had.
+    fn by_memory(&mut self, memory: &Memory, runs: &[RemoteIoVec], start: RemoteAddr, offset: u64) -> Result<u64> {
+        use std::os::unix::fs::FileExt;
+        let mut buffer = vec![0; 64 * PAGE as usize];
+        let mut missing = 0;
+        for run in runs {
+            let mut at = run.base.0;
+            while at < run.base.0 + run.len {
+                let want = (run.base.0 + run.len - at).min(buffer.len() as u64) as usize;
+                let n = memory.read(RemoteAddr(at), &mut buffer[..want]).unwrap_or(0);
+                if n == 0 {
+                    missing += PAGE.min(want as u64);
+                    at += PAGE.min(want as u64);
+                    continue;
+                }
+                let to = offset + (at - start.0);
+                self.output.file().write_all_at(&buffer[..n], to).map_err(|e| self.output.error("write", e))?;
+                at += n as u64;
+                self.done.done_bytes += n as u64;
+                (self.progress)(self.done);
+            }
+        }
+        Ok(missing)
+    }
+}

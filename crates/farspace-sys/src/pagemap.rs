@@ -1,0 +1,192 @@
+//! Which pages of a process are there (PAGEMAP_SCAN, Documentation/admin-guide/mm/pagemap.rst).
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+use rustix::io::Errno;
+
+use crate::{Error, RemoteAddr, RemoteIoVec, Result};
+
+const PAGE: u64 = 4096;
+/// Ranges that one call returns at most.
+const BATCH: usize = 512;
+/// Categories (include/uapi/linux/fs.h).
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
+const PAGE_IS_PFNZERO: u64 = 1 << 5;
+/// Bits of a pagemap entry.
+const ENTRY_PRESENT: u64 = 1 << 63;
+const ENTRY_SWAPPED: u64 = 1 << 62;
+
+/// `struct page_region`.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// `struct pm_scan_arg`.
+#[repr(C)]
+struct Scan {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// `_IOWR('f', 16, struct pm_scan_arg)`.
+const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+const _: () = assert!(size_of::<Scan>() == 0x60);
+
+/// An open /proc/PID/pagemap.
+#[derive(Debug)]
+pub struct Pagemap {
+    file: File,
+    pid: i32,
+    scan: bool,
+}
+
+impl Pagemap {
+    /// Opens the page map of a process.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH, EPERM.
+    pub fn open(pid: i32) -> Result<Self> {
+        let file = File::open(format!("/proc/{pid}/pagemap")).map_err(|e| {
+            let errno = match Errno::from_io_error(&e) {
+                Some(Errno::NOENT) | None => Errno::SRCH,
+                Some(Errno::ACCESS) => Errno::PERM,
+                Some(errno) => errno,
+            };
+            Error::new("open the page map", pid, errno)
+        })?;
+        Ok(Self { file, pid, scan: true })
+    }
+
+    /// Calls `each` with the runs of pages in `range` that are in memory or in swap; the shared zero page
+    /// counts as absent where the kernel tells it apart (6.7 and newer).
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: gone.
+    pub fn populated(&mut self, range: RemoteIoVec, each: &mut dyn FnMut(RemoteIoVec)) -> Result<()> {
+        if self.scan {
+            match self.by_scan(range, each) {
+                Err(e) if matches!(e.errno, Errno::NOTTY | Errno::INVAL) => self.scan = false,
+                other => return other,
+            }
+        }
+        self.by_entries(range, each)
+    }
+
+    fn by_scan(&self, range: RemoteIoVec, each: &mut dyn FnMut(RemoteIoVec)) -> Result<()> {
+        let mut found = [Region::default(); BATCH];
+        let end = range.base.0 + range.len;
+        let mut start = range.base.0;
+        while start < end {
+            let mut scan = Scan {
+                size: size_of::<Scan>() as u64,
+                flags: 0,
+                start,
+                end,
+                walk_end: 0,
+                vec: found.as_mut_ptr() as u64,
+                vec_len: BATCH as u64,
+                max_pages: 0,
+                // Not the zero page, and any of the other two.
+                category_inverted: PAGE_IS_PFNZERO,
+                category_mask: PAGE_IS_PFNZERO,
+                category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+                return_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+            };
+            // SAFETY: `scan` and the array that it points to outlive the call, and the lengths are right.
+            let n = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut scan) };
+            if n < 0 {
+                match Error::last("scan the page map", self.pid) {
+                    e if e.errno == Errno::INTR => continue,
+                    e => return Err(e.at(RemoteAddr(start))),
+                }
+            }
+            for region in &found[..(n as usize).min(BATCH)] {
+                each(RemoteIoVec::new(region.start, region.end - region.start));
+            }
+            if scan.walk_end <= start {
+                break;
+            }
+            start = scan.walk_end;
+        }
+        Ok(())
+    }
+
+    fn by_entries(&self, range: RemoteIoVec, each: &mut dyn FnMut(RemoteIoVec)) -> Result<()> {
+        let mut buffer = [0; 8 * 512];
+        let end = range.base.0 + range.len;
+        let mut start = range.base.0;
+        let mut run = RemoteIoVec::new(start, 0);
+        while start < end {
+            let pages = ((end - start) / PAGE).min(512) as usize;
+            let bytes = &mut buffer[..pages * 8];
+            self.file.read_exact_at(bytes, start / PAGE * 8).map_err(|e| {
+                let errno = Errno::from_io_error(&e).unwrap_or(Errno::SRCH);
+                Error::new("read the page map", self.pid, errno).at(RemoteAddr(start))
+            })?;
+            for entry in bytes.chunks_exact(8) {
+                let entry = entry.try_into().map(u64::from_le_bytes).unwrap_or(0);
+                if entry & (ENTRY_PRESENT | ENTRY_SWAPPED) != 0 {
+                    if run.base.0 + run.len != start {
+                        run = RemoteIoVec::new(start, 0);
+                    }
+                    run.len += PAGE;
+                } else if run.len > 0 {
+                    each(run);
+                    run = RemoteIoVec::new(start + PAGE, 0);
+                }
+                start += PAGE;
+            }
+        }
+        if run.len > 0 {
+            each(run);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_find_the_touched_pages() {
+        let len = 16 * PAGE as usize;
+        // SAFETY: a new private mapping at an address of the kernel's choice.
+        let at = unsafe {
+            let (read_write, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            libc::mmap(std::ptr::null_mut(), len, read_write, flags, -1, 0).cast::<u8>()
+        };
+        for page in [1, 2, 7] {
+            // SAFETY: within the mapping.
+            unsafe { at.add(page * PAGE as usize).write_volatile(1) };
+        }
+        let start = at as u64;
+        let expected = [RemoteIoVec::new(start + PAGE, 2 * PAGE), RemoteIoVec::new(start + 7 * PAGE, PAGE)];
+        let mut map = Pagemap::open(std::process::id() as i32).expect("our own");
+        for scan in [true, false] {
+            map.scan = scan;
+            let mut found = Vec::new();
+            map.populated(RemoteIoVec::new(start, len as u64), &mut |run| found.push(run)).expect("our own");
+            assert_eq!(found, expected, "scan: {scan}");
+        }
+    }
+}
