@@ -248,9 +248,19 @@ fn named_command(args: impl Iterator<Item = String>) -> String {
     name
 }
 
-/// The finished clap command, for man pages and completions.
+/// The clap command without what is hidden, for man pages and completions (clap_complete offers hidden ones too).
 pub(crate) fn command() -> clap::Command {
-    Cli::command()
+    let all = Cli::command();
+    let visible = all.get_subcommands().filter(|child| !child.is_hide_set()).cloned();
+    let about = all.get_about().cloned().unwrap_or_default();
+    let long_about = all.get_long_about().cloned().unwrap_or_default();
+    clap::Command::new("farspace")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(about)
+        .long_about(long_about)
+        .after_help(Exit::help())
+        .subcommand_required(true)
+        .subcommands(visible)
 }
 
 /// The examples of a command, as `--help` and its man page show them.
@@ -278,6 +288,7 @@ mod tests {
 
     #[test]
     fn definition_is_consistent() {
+        Cli::command().debug_assert();
         command().debug_assert();
     }
 

@@ -62,7 +62,7 @@ impl Attached {
 }
 
 /// The library describes the failure itself; its errno and its refusal decide the exit code.
-fn failure(error: &farspace::Error) -> Failure {
+pub(super) fn failure(error: &farspace::Error) -> Failure {
     let exit = error.refusal().map(|_| Exit::Refused);
     Failure::library(error.to_string(), error.errno(), exit)
 }

@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use farspace::Mechanism;
+use farspace_dump::{DumpOptions, Error, Filter, Level, Progress};
+use farspace_image::filter::CoredumpFilter;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{LevelArg, MechanismArg};
@@ -53,16 +56,16 @@ pub(crate) struct DumpOutcome {
     /// Ranges with a weaker guarantee than the level's.
     pub(crate) weaker: Vec<String>,
     /// Threads in the core.
-    pub(crate) threads: u64,
+    pub(crate) threads: usize,
     /// PT_LOAD segments in the core.
-    pub(crate) segments: u64,
+    pub(crate) segments: usize,
     /// Bytes of memory written.
     pub(crate) bytes_written: u64,
     /// Length of the core, with its holes.
     pub(crate) file_bytes: u64,
-    /// Longest stop of the target.
+    /// How long all threads of the target were stopped.
     pub(crate) stop_ns: u64,
-    /// The part of it that attaching took.
+    /// How long one thread was held to place the agent.
     pub(crate) attach_stop_ns: u64,
     /// Time from start to end.
     pub(crate) total_ns: u64,
@@ -75,6 +78,58 @@ pub(crate) fn dump(
     request: &DumpRequest<'_>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> anyhow::Result<DumpOutcome> {
-    progress(0, 0);
-    Err(Failure::new(Exit::Failed, format!("{request:?}")).cause("this build has no dump yet").into())
+    let options = DumpOptions {
+        level: match request.level {
+            LevelArg::Snapshot => Level::Snapshot,
+            LevelArg::Frozen => Level::Frozen,
+            LevelArg::Fuzzy => Level::Fuzzy,
+        },
+        filter: match request.filter {
+            FilterChoice::Own => Filter::Target,
+            FilterChoice::Mask(mask) => Filter::Mask(CoredumpFilter::from_bits_truncate(mask)),
+            FilterChoice::All => Filter::All,
+        },
+        mechanism: request.mechanism.map(Mechanism::from),
+        overwrite: request.existing == Existing::Replace,
+        ..DumpOptions::default()
+    };
+    let mut told = |p: Progress| progress(p.done_bytes, p.total_bytes);
+    let report =
+        farspace_dump::dump(request.pid, request.path, &options, &mut told).map_err(|e| failure(&e))?;
+    Ok(DumpOutcome {
+        pid: report.pid,
+        level: report.level,
+        path: report.path,
+        mechanism: report.mechanism,
+        fallback_reasons: report.fallback_reasons,
+        weaker: report.weaker,
+        threads: report.threads,
+        segments: report.segments,
+        bytes_written: report.bytes_written,
+        file_bytes: report.file_bytes,
+        stop_ns: report.stop_ns,
+        attach_stop_ns: report.attach_stop_ns,
+        total_ns: report.total_ns,
+        peak_memory_bytes: peak_memory_bytes(),
+    })
+}
+
+/// The library describes the failure itself, advice included; here it gets its exit code.
+fn failure(error: &Error) -> Failure {
+    let exit = match error {
+        Error::Target(error) => return super::attach::failure(error),
+        Error::Exists { .. } | Error::Output { .. } => Exit::Output,
+        Error::Own { .. } => Exit::Usage,
+        Error::NoSnapshot { .. } => Exit::Refused,
+        Error::Layout { .. } => Exit::Failed,
+    };
+    Failure::new(exit, error.to_string())
+}
+
+/// VmHWM of this process; 0 if /proc is not there.
+fn peak_memory_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
 }
