@@ -36,6 +36,8 @@ pub struct BootContext {
     pub clone_flags: u32,
     /// Where the target says whether it is a child subreaper (prctl(2), PR_GET_CHILD_SUBREAPER).
     pub is_subreaper: u32,
+    /// The borrowed thread's process and thread id in the target's pid namespace.
+    pub thread: [i32; 2],
 }
 
 /// What kind of task the agent is.

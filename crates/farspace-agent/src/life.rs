@@ -29,6 +29,8 @@ pub(crate) mod nr {
     pub(crate) const CLONE: u64 = 56;
     pub(crate) const EXIT: u64 = 60;
     pub(crate) const GETTID: u64 = 186;
+    pub(crate) const TGKILL: u64 = 234;
+    pub(crate) const KCMP: u64 = 312;
     pub(crate) const WAIT4: u64 = 61;
     pub(crate) const CHDIR: u64 = 80;
     pub(crate) const PRCTL: u64 = 157;
@@ -44,6 +46,7 @@ pub(crate) mod nr {
 const NAME: [u8; 16] = *b"farspace-agent\0\0";
 const PR_SET_NAME: u64 = 15;
 const SIGSEGV: u64 = 11;
+const KCMP_VM: u64 = 1;
 const RLIMIT_CORE: u64 = 4;
 /// AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC.
 const SOCKET: (u64, u64) = (1, 5 | 0o200_0000);
@@ -159,7 +162,16 @@ unsafe fn wait_for_thread(context: *const BootContext) {
         let timeout =
             ptr::read_volatile(context.byte_add(offset_of!(BootContext, go_timeout)).cast::<[i64; 2]>());
         let pause = [0i64, 10_000_000];
+        let [process, thread] =
+            ptr::read_volatile(context.byte_add(offset_of!(BootContext, thread)).cast::<[i32; 2]>());
         while done.load(Ordering::Acquire) == 0 {
+            // Dead, or another program by now: then it never comes.
+            let own = syscall(nr::GETTID, [0; 6]) as u64;
+            if syscall(nr::TGKILL, [process as u64, thread as u64, 0, 0, 0, 0]) < 0
+                || syscall(nr::KCMP, [own, thread as u64, KCMP_VM, 0, 0, 0]) > 0
+            {
+                return;
+            }
             syscall(nr::NANOSLEEP, [pause.as_ptr() as u64, 0, 0, 0, 0, 0]);
         }
         // Twice the wait of the thread: by then it is through the ten instructions that follow it.

@@ -26,7 +26,7 @@ use crate::{DumpOptions, DumpReport, Error, Filter, Level, Progress, Result, cen
 
 /// Writes an ELF core of a running process to `path`.
 ///
-/// `progress` is called often, from this thread; `Break` ends the dump. The file appears under its name only when it is complete.
+/// `progress` is called often, from another thread; `Break` ends the dump. The file appears under its name only when it is complete.
 ///
 /// # Errors
 ///
@@ -35,7 +35,17 @@ pub fn dump(
     pid: i32,
     path: &Path,
     options: &DumpOptions,
-    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    progress: &mut (dyn FnMut(Progress) -> ControlFlow<()> + Send),
+) -> Result<DumpReport> {
+    // Threads of the target that are traced are let go with the end of the thread that traces them.
+    farspace::on_own_thread(|| capture(pid, path, options, progress))
+}
+
+fn capture(
+    pid: i32,
+    path: &Path,
+    options: &DumpOptions,
+    progress: &mut (dyn FnMut(Progress) -> ControlFlow<()> + Send),
 ) -> Result<DumpReport> {
     let begin = Instant::now();
     let status = process::status(pid)?;
@@ -86,7 +96,7 @@ struct Job<'a> {
     pid: i32,
     filter: CoredumpFilter,
     output: &'a Output,
-    progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
+    progress: &'a mut (dyn FnMut(Progress) -> ControlFlow<()> + Send),
     was_stopped: bool,
     weaker: Vec<String>,
 }

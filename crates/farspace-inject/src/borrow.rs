@@ -29,11 +29,16 @@ pub struct Borrowed {
     pub near: Option<Pinned>,
 }
 
-/// System calls that give EINTR instead of restarting (signal(7)): the stop hides that, but a finite timeout
-/// begins anew. A thread in one of these is the last choice.
-const DELICATE: [u64; 14] = [
+/// System calls in which a thread is the last choice. Most give EINTR instead of restarting (signal(7)): the stop
+/// hides that, but a finite timeout begins anew. A write that has moved some bytes returns their number.
+const DELICATE: [u64; 19] = [
     0,   // read: inotify
+    1,   // write
+    20,  // writev
+    40,  // sendfile
+    44,  // sendto
     45,  // recvfrom
+    46,  // sendmsg
     47,  // recvmsg
     65,  // semop
     128, // rt_sigtimedwait

@@ -18,6 +18,8 @@ use crate::{Error, Refusal, Result};
 
 /// Room that is needed: the code of `Registers::syscall_and_resume`, rounded up.
 const CAVE_BYTES: usize = 128;
+/// How long a thread may need to run through the cave by itself.
+const LINGER: Duration = Duration::from_millis(100);
 /// How long one step may take: the thread only has to get a CPU.
 const STEP: Duration = Duration::from_secs(5);
 
@@ -39,9 +41,10 @@ impl Cave {
         let mut page = [0; 4096];
         memory.read_exact(RemoteAddr(vdso.end.0 - 4096), &mut page)?;
         let tail = &page[4096 - CAVE_BYTES..];
-        // What an earlier visit left there when it was killed is ours to overwrite.
-        let free = tail.iter().all(|&b| b == 0) || tail.starts_with(&SYSCALL_INSTRUCTION);
-        if !free {
+        if tail.starts_with(&SYSCALL_INSTRUCTION) {
+            // Left by a visit that was killed. The thread that it had borrowed only needs a CPU to be through.
+            std::thread::sleep(LINGER);
+        } else if tail.iter().any(|&b| b != 0) {
             return Err(none());
         }
         Ok(Self { at: RemoteAddr(vdso.end.0 - CAVE_BYTES as u64) })

@@ -1,14 +1,13 @@
 //! The end of an agent: its region unmapped, its task gone.
 
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use farspace_abi::boot::placement;
 use farspace_abi::region::REGION_BYTES;
+use farspace_sys::RemoteAddr;
 use farspace_sys::arch::SYSCALL_INSTRUCTION;
 use farspace_sys::memory::Memory;
 use farspace_sys::ptrace::Stopped;
-use farspace_sys::{RemoteAddr, pidfd};
 use rustix::io::Errno;
 
 use crate::cave::Cave;
@@ -49,13 +48,10 @@ impl Exit {
                 errno: Errno::PROTO,
             });
         }
-        let pidfd = pidfd::open(self.agent_pid)?;
         registers.load_syscall(at, libc::SYS_munmap as u64, [self.region.0, REGION_BYTES as u64, 0, 0, 0, 0]);
         agent.set_registers(&registers)?;
-        let stopped = agent.step(Instant::now() + STEP)?;
         // Stopped right after the munmap: it never gets to see that its code is gone.
-        pidfd::kill(pidfd.as_fd());
-        drop(stopped);
+        agent.step(Instant::now() + STEP)?.kill();
         Ok(())
     }
 }

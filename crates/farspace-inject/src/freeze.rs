@@ -34,7 +34,9 @@ impl Frozen {
     ///
     /// # Errors
     ///
-    /// Refused: traced, 32-bit, or a thread doesn't stop before the timeout. Gone. Nothing stays stopped then.
+    /// Refused: traced, 32-bit, or a thread doesn't stop before the timeout. Gone. Nothing stays stopped then, but
+    /// a thread that didn't stop in time is let go only with the end of the calling thread: see
+    /// [`on_own_thread`](crate::on_own_thread).
     pub fn stop(pid: i32, agent: Option<i32>, timeout: Duration) -> Result<Self> {
         let deadline = Instant::now() + timeout;
         let mut seen: HashSet<i32> = agent.into_iter().collect();
@@ -52,7 +54,7 @@ impl Frozen {
             if frozen.threads.is_empty() {
                 frozen.since = Instant::now();
             }
-            frozen.threads.extend(hold(pid, &new, deadline)?);
+            frozen.threads.extend(hold(pid, &new, deadline, Stragglers::Fail)?);
         }
         if frozen.threads.is_empty() {
             return Err(Error::Gone { pid });
@@ -83,12 +85,26 @@ impl Frozen {
     }
 }
 
+/// What to do about threads that don't stop in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stragglers {
+    /// Give up.
+    Fail,
+    /// Do without them: what sleeps uninterruptibly makes no system calls.
+    Leave,
+}
+
 /// Stops these threads of a process, all at once; those that have ended are left out.
 ///
 /// # Errors
 ///
 /// As [`Frozen::stop`]; nothing stays stopped then.
-pub(crate) fn hold(pid: i32, tids: &[i32], deadline: Instant) -> Result<Vec<FrozenThread>> {
+pub(crate) fn hold(
+    pid: i32,
+    tids: &[i32],
+    deadline: Instant,
+    stragglers: Stragglers,
+) -> Result<Vec<FrozenThread>> {
     let mut running = Vec::with_capacity(tids.len());
     for &tid in tids {
         match Running::seize(tid, 0) {
@@ -119,6 +135,7 @@ pub(crate) fn hold(pid: i32, tids: &[i32], deadline: Instant) -> Result<Vec<Froz
                 Err(e) => return Err(e),
             },
             Err(e) if e.is_gone() => {}
+            Err(e) if e.errno == Errno::TIMEDOUT && stragglers == Stragglers::Leave => {}
             Err(e) if e.errno == Errno::TIMEDOUT => {
                 return Err(Error::refused(pid, Refusal::Uninterruptible));
             }
@@ -128,11 +145,15 @@ pub(crate) fn hold(pid: i32, tids: &[i32], deadline: Instant) -> Result<Vec<Froz
     Ok(held)
 }
 
-/// The threads that may look for children of the target right now: those that run, and those that wait for a
-/// child.
+/// The threads that may look for children of the target right now. Of a process with many threads only those that
+/// run or wait for a child: one that wakes up and then does so within the next 0.1 ms is left out.
 pub(crate) fn that_may_wait(pid: i32) -> Result<Vec<i32>> {
     const WAITS: [u64; 2] = [libc::SYS_wait4 as u64, libc::SYS_waitid as u64];
+    const MANY: usize = 32;
     let mut tids = process::threads(pid)?;
+    if tids.len() <= MANY {
+        return Ok(tids);
+    }
     tids.retain(|&tid| match process::activity(pid, tid) {
         Activity::Running => true,
         Activity::Blocked { nr } => WAITS.contains(&nr),

@@ -21,11 +21,14 @@ use crate::agent::{Agent, Bells, send_fds};
 use crate::borrow::{self, Borrowed};
 use crate::cave::Cave;
 use crate::exit::Exit;
+use crate::freeze::Stragglers;
 use crate::keeper::{self, Keeper};
 use crate::{BLOB, Error, Refusal, Result, freeze};
 
 /// How long the borrowed thread waits to be taken back before it goes on by itself.
 const GO_TIMEOUT: Duration = Duration::from_millis(50);
+/// How long the other threads have to stop while the helper is a child of the target.
+const HOLD: Duration = Duration::from_millis(20);
 /// How long the agent has to come up.
 const START: Duration = Duration::from_secs(2);
 /// Looks of the host and the agent at their mailbox before they sleep, where a second CPU is free.
@@ -41,11 +44,22 @@ const SPIN: u32 = 4000;
 /// executed another program. Whatever went wrong, the target is as it was.
 pub fn infect(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
     let placed = if process::status(pid)?.seccomp == 0 {
-        place(pid, timeout, None).map(|placed| (placed.agent, placed.held))
+        on_own_thread(|| place(pid, timeout, None)).map(|placed| (placed.agent, placed.held))
     } else {
         keeper::place(pid, timeout)
     };
     placed.map_err(|e| e.for_target(pid))
+}
+
+/// Runs work that traces on a thread of its own: when that ends, the kernel lets go of everything it still traces,
+/// such as a thread that didn't stop in time, or has come to be another by an exec.
+pub fn on_own_thread<T: Send, E: Send>(
+    work: impl FnOnce() -> std::result::Result<T, E> + Send,
+) -> std::result::Result<T, E> {
+    std::thread::scope(|scope| match scope.spawn(work).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
 }
 
 /// An agent that was placed, how long the borrowed thread was held, and how it is ended.
@@ -67,11 +81,14 @@ pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Resu
     let bells = [Bells::new(pid)?, Bells::new(pid)?];
 
     let may_wait = freeze::that_may_wait(pid)?;
+    let tid_in_target =
+        |tid: i32| process::status(tid).ok().and_then(|s| s.ns_pids.last().copied()).unwrap_or(0);
     let borrowed =
         borrow::borrow(pid, if keeper.is_some() { SUSPEND_SECCOMP } else { 0 }, Instant::now() + timeout)?;
     let visit =
         Visit { pid, status: &status, memory: &memory, cave, region, may_wait, is_kept: keeper.is_some() };
-    let (context, held) = visit.boot(borrowed)?;
+    let thread = [*status.ns_pids.last().unwrap_or(&0), tid_in_target(borrowed.thread.tid())];
+    let (context, held) = visit.boot(borrowed, thread)?;
     let ns_pid = context.agent_pid as i32;
     let found = match context.placement {
         placement::THREAD => process::tid_in_namespace(pid, ns_pid),
@@ -137,19 +154,21 @@ struct Visit<'a> {
 
 impl Visit<'_> {
     /// Maps the region, lets the thread make the agent, and gives the thread back.
-    fn boot(&self, mut borrowed: Borrowed) -> Result<(BootContext, Duration)> {
+    fn boot(&self, mut borrowed: Borrowed, ids: [i32; 2]) -> Result<(BootContext, Duration)> {
         let Self { pid, memory, cave, region, .. } = *self;
         borrow::abort_rseq(&borrowed.thread, memory, &mut borrowed.resume)?;
         let since = borrowed.since;
         let borrowed = region.map(pid, borrowed, memory, cave)?;
+        // From here to the thread's entry nothing fails but with the thread itself.
         let (borrowed, placement) = self.choose_placement(borrowed)?;
-        self.write_region(&borrowed, placement)?;
+        self.write_region(&borrowed, placement, ids)?;
         let Borrowed { thread, resume, near, .. } = borrowed;
 
         // Nobody else may look for children while the helper is one.
         let deadline = Instant::now() + START;
         let others: Vec<i32> = self.may_wait.iter().copied().filter(|&tid| tid != thread.tid()).collect();
-        let held = freeze::hold(pid, &others, deadline)?;
+        let soon = Instant::now() + HOLD;
+        let held = freeze::hold(pid, &others, soon, Stragglers::Leave).unwrap_or_default();
 
         if self.is_kept {
             thread.set_options(keeper::BORROWED)?;
@@ -170,15 +189,20 @@ impl Visit<'_> {
             let done = keeper::run_until(tid, deadline, look);
             (Running::resume_handle(tid), done)
         } else {
-            (running, wait_for(deadline, look))
+            run_until(running, deadline, look)?
         };
         drop(held);
         running.interrupt()?;
-        let thread = running.wait_interrupted(deadline)?;
+        let thread = running.wait_interrupted(Instant::now() + START)?;
+        let context = BootContext::read(memory, region.context())?;
+        if done?.is_none() && context.thread_done == 0 {
+            // It goes through by itself; taken back in the middle, it would miss the rest.
+            thread.detach()?;
+            return Err(Error::Agent { pid, operation: "start", errno: Errno::TIMEDOUT });
+        }
         if thread.registers()?.instruction().0.wrapping_sub(region.at.0) < REGION_BYTES as u64 {
             thread.set_registers(&resume)?;
         }
-        let context = done?.ok_or(Error::Agent { pid, operation: "start", errno: Errno::TIMEDOUT })?;
         let failed = [context.helper_pid, context.agent_pid].into_iter().find(|result| *result < 0);
         if let Some(result) = failed {
             let again = Borrowed { thread, resume, since, near };
@@ -214,7 +238,7 @@ impl Visit<'_> {
         Ok((borrowed, placement::THREAD))
     }
 
-    fn write_region(&self, borrowed: &Borrowed, placement: u32) -> Result<()> {
+    fn write_region(&self, borrowed: &Borrowed, placement: u32, ids: [i32; 2]) -> Result<()> {
         let resume = borrowed.resume.restarted();
         let clone_flags =
             if placement == placement::THREAD { placement::THREAD_FLAGS } else { placement::ORPHAN_FLAGS };
@@ -226,6 +250,7 @@ impl Visit<'_> {
             go_timeout: [0, GO_TIMEOUT.as_nanos() as i64],
             placement,
             clone_flags,
+            thread: ids,
             ..BootContext::default()
         };
         self.memory.write(self.region.at, BLOB)?;
@@ -279,7 +304,11 @@ impl Region {
                 return Ok(Self { at, left_over: false });
             }
             let ours = inside.all(|m| m.start >= at && m.end <= end && m.name.is_empty() && m.inode == 0);
-            if ours && Self::is_left_over(at, memory) && !in_use(pid, at, memory) {
+            if ours
+                && Self::is_left_over(at, memory)
+                && !in_use(pid, at, memory)
+                && !is_inside(pid, at, memory)
+            {
                 return Ok(Self { at, left_over: true });
             }
         }
@@ -359,6 +388,27 @@ fn in_use(pid: i32, at: RemoteAddr, memory: &Memory) -> bool {
         .is_some_and(|agent| pidfd::same_memory(pid, agent) != Some(false))
 }
 
+/// True if the thread that an earlier visit has borrowed may still be in the region: it is there for as long as it
+/// has not said that it is through, and a moment more.
+fn is_inside(pid: i32, at: RemoteAddr, memory: &Memory) -> bool {
+    let Ok(context) = BootContext::read(memory, RemoteAddr(at.0 + CONTEXT_OFFSET as u64)) else {
+        return false;
+    };
+    if context.magic != MAGIC {
+        return false;
+    }
+    let Some(tid) = process::tid_in_namespace(pid, context.thread[1]) else { return false };
+    match process::instruction(pid, tid) {
+        Some(instruction) => instruction.0.wrapping_sub(at.0) < REGION_BYTES as u64,
+        None if context.thread_done == 0 => true,
+        None => {
+            // Its last wait is over by then, and the ten instructions after it.
+            std::thread::sleep(2 * GO_TIMEOUT);
+            false
+        }
+    }
+}
+
 impl Bells {
     fn new(pid: i32) -> Result<Self> {
         let new =
@@ -382,6 +432,7 @@ impl ContextBytes for BootContext {
         let halves = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
         words.extend([halves(self.thread_done, self.agent_ready), halves(self.host_fd, self.placement)]);
         words.push(halves(self.clone_flags, self.is_subreaper));
+        words.push(halves(self.thread[0] as u32, self.thread[1] as u32));
         let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
         debug_assert_eq!(bytes.len(), size_of::<Self>());
         bytes
@@ -405,9 +456,28 @@ impl ContextBytes for BootContext {
             host_fd: half(offset_of!(Self, host_fd)),
             placement: half(offset_of!(Self, placement)),
             is_subreaper: half(offset_of!(Self, is_subreaper)),
+            thread: [0, half(offset_of!(Self, thread) + 4) as i32],
             ..Self::default()
         })
     }
+}
+
+/// Lets the borrowed thread run until `look` finds something; signals that it is sent meanwhile are delivered.
+fn run_until<T>(
+    running: Running,
+    deadline: Instant,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<(Running, Result<Option<T>>)> {
+    let mut thread = running;
+    let found = wait_for(deadline, || {
+        let handle = std::mem::replace(&mut thread, Running::resume_handle(0));
+        thread = match handle.poll()? {
+            Ok(stopped) => stopped.resume()?,
+            Err(running) => running,
+        };
+        look()
+    });
+    Ok((thread, found))
 }
 
 /// Looks until there is something to see: without sleep at first, for what takes microseconds.

@@ -95,6 +95,8 @@ fn keep(exit: Exit, ending: &AtomicBool) {
                 // On failure the agent is killed with the end of this thread; the region stays.
                 let _ = exit.unmap(agent);
             }
+            // A borrowed thread that has become the leader of a new program.
+            Event::Stopped(thread) if thread.tid() == exit.pid => drop(thread),
             Event::Stopped(thread) => pass_on(thread, exit.pid),
             Event::Ended(_) => {}
         }

@@ -21,7 +21,7 @@ mod keeper;
 pub use agent::{Agent, Channel, Pending, RemoteFd};
 pub use error::{Error, Refusal, Result};
 pub use freeze::{Frozen, FrozenThread};
-pub use infect::infect;
+pub use infect::{infect, on_own_thread};
 
 /// The agent, as compiled by the build script: code and constants, entered at offset 0.
 pub(crate) static BLOB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent.bin"));

@@ -84,6 +84,13 @@ pub fn activity(pid: i32, tid: i32) -> Activity {
     }
 }
 
+/// The next instruction of a thread that sleeps, from the same file; `None` for one that runs.
+pub fn instruction(pid: i32, tid: i32) -> Option<RemoteAddr> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).ok()?;
+    let last = text.split_whitespace().last()?.strip_prefix("0x")?;
+    u64::from_str_radix(last, 16).ok().map(RemoteAddr)
+}
+
 /// One mapping of a process: a line of /proc/PID/maps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {

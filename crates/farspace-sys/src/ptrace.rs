@@ -90,6 +90,22 @@ impl Running {
         request(libc::PTRACE_INTERRUPT, self.tid, 0, 0, "stop a thread")
     }
 
+    /// Looks whether the thread has stopped, without waiting: the handle comes back if it hasn't.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: gone.
+    pub fn poll(self) -> Result<std::result::Result<Stopped, Self>> {
+        let this = ManuallyDrop::new(self);
+        match look(this.tid)? {
+            Some(Status::Stop { signal, event }) => {
+                Ok(Ok(Stopped { tid: this.tid, signal, event, _not_send: PhantomData }))
+            }
+            Some(Status::Gone) => Err(Error::new("stop a thread", this.tid, Errno::SRCH)),
+            None => Ok(Err(Self { tid: this.tid, _not_send: PhantomData })),
+        }
+    }
+
     /// Waits for any stop of the thread.
     ///
     /// # Errors
@@ -311,6 +327,17 @@ impl Stopped {
         }
     }
 
+    /// Kills the thread's process and reaps it as its tracer, so that its parent can. Not for the thread of a
+    /// process that is to live.
+    pub fn kill(self) {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: no pointers but a null one for the status.
+        unsafe {
+            libc::kill(this.tid, libc::SIGKILL);
+            libc::waitpid(this.tid, std::ptr::null_mut(), libc::__WALL);
+        }
+    }
+
     /// Ends the tracing; the thread goes on.
     ///
     /// # Errors
@@ -381,31 +408,45 @@ fn request(what: libc::c_uint, tid: i32, address: usize, data: usize, operation:
     if result < 0 { Err(Error::last(operation, tid)) } else { Ok(()) }
 }
 
-/// Waits for a change of state of a traced thread. A stop usually comes within microseconds: look first, nap
-/// later.
+/// Looks for a stop of a traced thread.
+///
+/// Only stops are asked for (waitid(2), WSTOPPED): the end of a target that is this process's own child is for
+/// whoever waits for that child.
+fn look(tid: i32) -> Result<Option<Status>> {
+    loop {
+        // SAFETY: plain old data, for which zeros are valid.
+        let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+        let flags = libc::WSTOPPED | libc::WNOHANG | libc::__WALL;
+        // SAFETY: `info` outlives the call.
+        if unsafe { libc::waitid(libc::P_PID, tid as libc::id_t, &raw mut info, flags) } == 0 {
+            // SAFETY: waitid fills these fields, or leaves the zeros.
+            let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+            let stop = Status::Stop { signal: status & 0xff, event: status >> 8 };
+            return Ok((pid == tid).then_some(stop));
+        }
+        match Error::last("wait for a thread", tid).errno {
+            Errno::INTR => {}
+            Errno::CHILD => return Ok(Some(Status::Gone)),
+            errno => return Err(Error::new("wait for a thread", tid, errno)),
+        }
+    }
+}
+
+/// Waits for a stop of a traced thread. It usually comes within microseconds: look first, nap later.
 fn wait(tid: i32, deadline: Instant) -> Result<Status> {
     let begin = Instant::now();
     loop {
-        let mut status = 0;
-        // SAFETY: `status` outlives the call.
-        let result = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL | libc::WNOHANG) };
-        if result == tid {
-            if libc::WIFSTOPPED(status) {
-                return Ok(Status::Stop { signal: libc::WSTOPSIG(status), event: status >> 16 });
-            }
-            return Ok(Status::Gone);
-        }
-        if result < 0 {
-            match Error::last("wait for a thread", tid).errno {
-                Errno::INTR => continue,
-                Errno::CHILD => return Ok(Status::Gone),
-                errno => return Err(Error::new("wait for a thread", tid, errno)),
-            }
+        if let Some(status) = look(tid)? {
+            return Ok(status);
         }
         let now = Instant::now();
         if now >= deadline {
             return Err(Error::new("stop a thread", tid, Errno::TIMEDOUT));
         }
-        if now - begin < SPIN { std::thread::yield_now() } else { std::thread::sleep(NAP) }
+        if now - begin < SPIN {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(NAP);
+        }
     }
 }

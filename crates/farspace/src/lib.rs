@@ -36,7 +36,7 @@ pub use backend::name as backend_name;
 pub use call::{TargetId, process_vmsplice};
 pub use error::{Error, Result};
 pub use farspace_abi::{RemoteAddr, RemoteIoVec};
-pub use farspace_inject::{Frozen, FrozenThread, Refusal};
+pub use farspace_inject::{Frozen, FrozenThread, Refusal, on_own_thread};
 pub use flags::SpliceFlags;
 pub use report::{Mechanism, Report};
 pub use snapshot::Snapshot;

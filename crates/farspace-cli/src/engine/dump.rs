@@ -78,7 +78,7 @@ pub(crate) struct DumpOutcome {
 /// Dumps; `progress` is told the bytes done and in all, and may break it off.
 pub(crate) fn dump(
     request: &DumpRequest<'_>,
-    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    progress: &mut (dyn FnMut(u64, u64) -> ControlFlow<()> + Send),
 ) -> anyhow::Result<DumpOutcome> {
     let options = DumpOptions {
         level: match request.level {
