@@ -183,14 +183,14 @@ impl Visit<'_> {
             let context = BootContext::read(memory, region.context())?;
             Ok((context.thread_done == 1).then_some(context))
         };
-        let (running, done) = if self.is_kept {
-            let tid = running.tid();
-            running.leave_to_events();
-            let done = keeper::run_until(tid, deadline, look);
-            (Running::resume_handle(tid), done)
+        let tid = running.tid();
+        running.leave_to_events();
+        let done = if self.is_kept {
+            keeper::run_until(tid, deadline, look)
         } else {
-            run_until(running, deadline, look)?
+            run_until(tid, deadline, look)
         };
+        let running = Running::from_events(tid);
         drop(held);
         running.interrupt()?;
         let thread = running.wait_interrupted(Instant::now() + START)?;
@@ -464,20 +464,18 @@ impl ContextBytes for BootContext {
 
 /// Lets the borrowed thread run until `look` finds something; signals that it is sent meanwhile are delivered.
 fn run_until<T>(
-    running: Running,
+    tid: i32,
     deadline: Instant,
     mut look: impl FnMut() -> Result<Option<T>>,
-) -> Result<(Running, Result<Option<T>>)> {
-    let mut thread = running;
-    let found = wait_for(deadline, || {
-        let handle = std::mem::replace(&mut thread, Running::resume_handle(0));
-        thread = match handle.poll()? {
+) -> Result<Option<T>> {
+    wait_for(deadline, || {
+        match Running::from_events(tid).poll()? {
             Ok(stopped) => stopped.resume()?,
             Err(running) => running,
-        };
+        }
+        .leave_to_events();
         look()
-    });
-    Ok((thread, found))
+    })
 }
 
 /// Looks until there is something to see: without sleep at first, for what takes microseconds.

@@ -67,7 +67,7 @@ impl Running {
     }
 
     /// A handle for a thread that was left to events and runs.
-    pub fn resume_handle(tid: i32) -> Self {
+    pub fn from_events(tid: i32) -> Self {
         Self { tid, _not_send: PhantomData }
     }
 

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use farspace_abi::RemoteIoVec;
@@ -55,9 +56,26 @@ enum Reach {
 #[derive(Debug)]
 pub(crate) struct BoundedPipe {
     pub(crate) read: OwnedFd,
-    pub(crate) room: usize,
+    /// Bytes of room that it was made with, and that it has now.
+    full: usize,
+    room: AtomicUsize,
     /// The agent's write end. This process has none, so a dead agent is an end of file.
     pub(crate) write: RemoteFd,
+}
+
+impl BoundedPipe {
+    /// Gives the empty pipe at most this much room.
+    pub(crate) fn fit(&self, bytes: usize) {
+        let wanted = self.full.min(bytes);
+        if self.room() != wanted && rustix::pipe::fcntl_setpipe_size(&self.read, wanted).is_ok() {
+            self.room.store(wanted, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes of room.
+    pub(crate) fn room(&self) -> usize {
+        self.room.load(Ordering::Relaxed)
+    }
 }
 
 impl Target {
@@ -224,7 +242,7 @@ impl Target {
             let (read, write, room) = pipe::with_room(self.pipe_bytes)
                 .map_err(|e| Error::new("make a pipe for the memory", self.pid, e))?;
             let write = agent.send_fd(write.as_fd())?;
-            self.pipe = Some(BoundedPipe { read, room, write });
+            self.pipe = Some(BoundedPipe { read, full: room, room: AtomicUsize::new(room), write });
         }
         Ok(())
     }

@@ -83,7 +83,8 @@ impl Baseline {
         }
         for (key, value) in &self.status {
             // A program that begins while its process is visited finds a tracer, which is gone later.
-            let let_go = key.ends_with("TracerPid") && now.status.get(key).is_some_and(|tracer| tracer == "0");
+            let let_go =
+                key.ends_with("TracerPid") && now.status.get(key).is_some_and(|tracer| tracer == "0");
             if now.status.get(key) != Some(value) && !let_go {
                 return Err(format!("{key} is {:?}, at start {value}", now.status.get(key)));
             }
