@@ -14,7 +14,7 @@ use farspace::{AttachOptions, Frozen, Sink, Snapshot, Target, Transfer};
 use farspace_image::core_file::{CoreLayout, CoreSpec, SIGINFO_STOPPED, Thread, trim_xsave};
 use farspace_image::filter::CoredumpFilter;
 use farspace_sys::RemoteIoVec;
-use farspace_sys::memory::Memory;
+use farspace_sys::memory::{FileWindow, Memory};
 use farspace_sys::pagemap::Pagemap;
 use farspace_sys::process::{self, Mapping};
 use rustix::io::Errno;
@@ -90,6 +90,10 @@ fn capture(
         total_ns: nanos(begin.elapsed()),
     })
 }
+
+/// Length of an xsave area after [`trim_xsave`] on a CPU with AVX-512 and protection keys, in bytes; a wrong guess
+/// costs the preparation of the file.
+const TRIMMED_XSAVE: usize = 2696;
 
 /// One dump under way.
 struct Job<'a> {
@@ -174,6 +178,7 @@ impl Job<'_> {
         let memory = Memory::open(self.pid)?;
         // The flags of the mappings are slow to read and rarely change: once before, again only if they did.
         let before = self.plan(target, &memory)?;
+        let prepared = self.prepare(&before)?;
         let frozen = target.freeze(timeout)?;
         let mut instant = self.registers(target, &frozen)?;
         self.finish_threads(&mut instant.threads);
@@ -181,10 +186,49 @@ impl Job<'_> {
             before.len() == instant.maps.len() && before.iter().zip(&instant.maps).all(|(p, m)| p.is(m));
         let mappings = if unchanged { before } else { self.plan(target, &memory)? };
         let layout = self.layout(instant.threads, &mappings)?;
+        if prepared.is_some_and(|prepared| !unchanged || prepared != layout.data_offset()) {
+            // Made for another layout: pages would be left where holes belong.
+            let file = self.output.file();
+            file.set_len(layout.header_len())
+                .and_then(|()| file.set_len(layout.file_len()))
+                .map_err(|e| self.output.error("write", e))?;
+        }
         let mut origin = FromTarget { memory, pagemap: Pagemap::open(self.pid)?, target };
         let all: Vec<usize> = (0..mappings.len()).collect();
         let bytes = self.write(&mut origin, &layout, &mappings, &all, 0)?;
         Ok(done(&layout, bytes, frozen.thaw()))
+    }
+
+    /// Makes the pages of a file in memory before the target is stopped: most of the time of writing it goes there.
+    /// Returns where in the file the memory begins, if it was done.
+    fn prepare(&self, mappings: &[Planned]) -> Result<Option<u64>> {
+        const WINDOW: u64 = 2 << 20;
+        if !self.output.is_in_memory() {
+            return Ok(None);
+        }
+        // Registers take the same room whatever they are.
+        let thread = |tid| Thread {
+            tid,
+            xsave: vec![0; TRIMMED_XSAVE],
+            siginfo: (!self.was_stopped).then_some(SIGINFO_STOPPED),
+            ..Thread::default()
+        };
+        let threads = process::threads(self.pid)?.into_iter().map(thread).collect();
+        let layout = self.layout(threads, mappings)?;
+        let mut pagemap = Pagemap::open(self.pid)?;
+        for (planned, index) in mappings.iter().zip(0..) {
+            let Some(offset) = layout.segment_offset(index) else { continue };
+            for run in planned.runs(&mut pagemap)? {
+                let start = offset + (run.base.0 - planned.mapping.start.0);
+                for at in (0..run.len).step_by(WINDOW as usize) {
+                    // Without space the write will fail, and say so.
+                    if FileWindow::map(self.output.file(), start + at, (run.len - at).min(WINDOW)).is_err() {
+                        return Ok(Some(layout.data_offset()));
+                    }
+                }
+            }
+        }
+        Ok(Some(layout.data_offset()))
     }
 
     fn fuzzy(&mut self, target: &mut Target, timeout: Duration) -> Result<Done> {

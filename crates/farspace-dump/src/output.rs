@@ -58,6 +58,13 @@ impl Output {
         self.file.as_fd()
     }
 
+    /// True if the file lies in memory (tmpfs): what is made of it ahead of time is never written to a disk.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        /// TMPFS_MAGIC (statfs(2)).
+        const TMPFS_MAGIC: u64 = 0x0102_1994;
+        rustix::fs::fstatfs(&self.file).is_ok_and(|stat| stat.f_type as u64 == TMPFS_MAGIC)
+    }
+
     /// An error on this output.
     pub(crate) fn error(&self, operation: &'static str, source: io::Error) -> Error {
         Error::Output { operation, path: self.path.clone(), source }

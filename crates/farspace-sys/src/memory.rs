@@ -1,7 +1,7 @@
 //! Reading and writing another process's memory by copy.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 
 use farspace_abi::{RemoteAddr, RemoteIoVec};
@@ -145,7 +145,7 @@ impl FileWindow {
     /// # Errors
     ///
     /// EACCES: not open for reading and writing; EFAULT: beyond the end of the file, or no space.
-    pub fn map(file: &OwnedFd, offset: u64, len: u64) -> std::result::Result<Self, Errno> {
+    pub fn map(file: impl AsFd, offset: u64, len: u64) -> std::result::Result<Self, Errno> {
         use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap};
         let skip = (offset % 4096) as usize;
         let len = len as usize;
