@@ -20,7 +20,7 @@ use farspace_sys::process::{self, Mapping};
 use rustix::io::Errno;
 
 use crate::output::Output;
-use crate::plan::{self, Planned};
+use crate::plan::{self, Planned, Selection, Undumped};
 use crate::write::{Origin, Writer};
 use crate::{DumpOptions, DumpReport, Error, Filter, Level, Progress, Result, census};
 
@@ -55,15 +55,15 @@ fn capture(
     }
     farspace_sys::memory::check_access(pid)?;
     let output = Output::create(path, options.overwrite)?;
-    let filter = filter(pid, options.filter);
+    let selection = selection(pid, options.filter);
     let attach = AttachOptions {
         mechanism: options.mechanism,
         stop_timeout: options.stop_timeout,
         ..AttachOptions::default()
     };
     let mut target = Target::attach_with(pid, &attach)?;
-    let mut job =
-        Job { pid, filter, output: &output, progress, was_stopped: status.state == 'T', weaker: Vec::new() };
+    let was_stopped = status.state == 'T';
+    let mut job = Job { pid, selection, output: &output, progress, was_stopped, weaker: Vec::new() };
     let done = match options.level {
         Level::Snapshot => job.snapshot(&mut target, options.stop_timeout),
         Level::Frozen => job.frozen(&mut target, options.stop_timeout),
@@ -98,7 +98,7 @@ const TRIMMED_XSAVE: usize = 2696;
 /// One dump under way.
 struct Job<'a> {
     pid: i32,
-    filter: CoredumpFilter,
+    selection: Selection,
     output: &'a Output,
     progress: &'a mut (dyn FnMut(Progress) -> ControlFlow<()> + Send),
     was_stopped: bool,
@@ -132,13 +132,14 @@ impl Job<'_> {
         let stop = frozen.thaw();
         self.finish_threads(&mut instant.threads);
 
-        let copied = plan::read(snapshot.pid(), self.filter, &snapshot.memory()?)?;
+        let copied = plan::read(snapshot.pid(), self.selection, &snapshot.memory()?)?;
         // What a fork leaves out is in the target's list and not in the child's.
-        let live = plan::read(self.pid, self.filter, &live_memory)?;
+        let live = plan::read(self.pid, self.selection, &live_memory)?;
+        // Sorted, as the mappings are.
         let mut from_target = Vec::new();
         let mut mappings = Vec::new();
         for mapping in &instant.maps {
-            match copied.iter().find(|p| p.is(mapping)) {
+            match plan::find(&copied, mapping) {
                 Some(planned) if !planned.traits.is_wiped_on_fork => {
                     if planned.traits.is_shared && planned.dumped_bytes > 0 && mapping.permissions[1] == b'w'
                     {
@@ -146,7 +147,7 @@ impl Job<'_> {
                     }
                     mappings.push(planned.clone());
                 }
-                wiped => match live.iter().find(|p| p.is(mapping)).or(wiped) {
+                wiped => match plan::find(&live, mapping).or(wiped) {
                     Some(planned) => {
                         if planned.dumped_bytes > 0 {
                             self.weaken(
@@ -163,7 +164,7 @@ impl Job<'_> {
         }
         let layout = self.layout(instant.threads, &mappings)?;
         let (rest, held): (Vec<usize>, Vec<usize>) =
-            (0..mappings.len()).partition(|&i| from_target.contains(&mappings[i].mapping.start));
+            (0..mappings.len()).partition(|&i| from_target.binary_search(&mappings[i].mapping.start).is_ok());
         let mut bytes = 0;
         let mut origin =
             FromSnapshot { memory: snapshot.memory()?, pagemap: Pagemap::open(snapshot.pid())?, snapshot };
@@ -249,7 +250,7 @@ impl Job<'_> {
 
     /// The mappings of the target, without those of the visit.
     fn plan(&self, target: &Target, memory: &Memory) -> Result<Vec<Planned>> {
-        let mut mappings = plan::read(self.pid, self.filter, memory)?;
+        let mut mappings = plan::read(self.pid, self.selection, memory)?;
         mappings.retain(|planned| !target.owns(&planned.mapping));
         Ok(mappings)
     }
@@ -416,14 +417,15 @@ impl Origin for FromSnapshot<'_> {
     }
 }
 
-fn filter(pid: i32, filter: Filter) -> CoredumpFilter {
+fn selection(pid: i32, filter: Filter) -> Selection {
+    let own = || {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/coredump_filter")).ok()?;
+        CoredumpFilter::from_proc(&text).ok()
+    };
     match filter {
-        Filter::All => CoredumpFilter::all(),
-        Filter::Mask(mask) => mask,
-        Filter::Target => std::fs::read_to_string(format!("/proc/{pid}/coredump_filter"))
-            .ok()
-            .and_then(|text| CoredumpFilter::from_proc(&text).ok())
-            .unwrap_or_default(),
+        Filter::All => Selection { filter: CoredumpFilter::all(), undumped: Undumped::Dumped },
+        Filter::Mask(filter) => Selection { filter, undumped: Undumped::LeftOut },
+        Filter::Target => Selection { filter: own().unwrap_or_default(), undumped: Undumped::LeftOut },
     }
 }
 

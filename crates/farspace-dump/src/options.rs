@@ -44,7 +44,7 @@ pub enum Filter {
     Target,
     /// This mask instead.
     Mask(CoredumpFilter),
-    /// Everything that is readable.
+    /// Everything that is readable, also what was excluded by MADV_DONTDUMP.
     All,
 }
 

@@ -35,8 +35,22 @@ pub(crate) struct Traits {
     pub(crate) is_wiped_on_fork: bool,
 }
 
-/// Reads the mappings with their flags from /proc/PID/smaps, line by line.
-pub(crate) fn read(pid: i32, filter: CoredumpFilter, memory: &Memory) -> Result<Vec<Planned>> {
+/// Which mappings are dumped.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Selection {
+    pub(crate) filter: CoredumpFilter,
+    pub(crate) undumped: Undumped,
+}
+
+/// What is done with MADV_DONTDUMP memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Undumped {
+    LeftOut,
+    Dumped,
+}
+
+/// Reads the mappings with their flags from /proc/PID/smaps, line by line; sorted by address.
+pub(crate) fn read(pid: i32, selection: Selection, memory: &Memory) -> Result<Vec<Planned>> {
     let maps = farspace_sys::process::mappings(pid)?;
     let details = Details::read(pid);
     let mut details = details.into_iter().peekable();
@@ -47,20 +61,26 @@ pub(crate) fn read(pid: i32, filter: CoredumpFilter, memory: &Memory) -> Result<
             details.next();
         }
         let detail = details.next_if(|d| d.start == mapping.start.0).unwrap_or_default();
-        planned.push(Planned::new(mapping, detail, filter, memory));
+        planned.push(Planned::new(mapping, detail, selection, memory));
     }
     Ok(planned)
 }
 
 impl Planned {
-    fn new(mapping: Mapping, detail: Details, filter: CoredumpFilter, memory: &Memory) -> Self {
+    fn new(mapping: Mapping, detail: Details, selection: Selection, memory: &Memory) -> Self {
         let mut backing = Backing::from_maps(&mapping.name, mapping.inode, mapping.offset);
         if let Backing::File { offset: 0, is_program, .. } = &mut backing {
             let mut magic = [0; 4];
             *is_program = memory.read_exact(mapping.start, &mut magic).is_ok() && magic == *b"\x7fELF";
         }
-        let vma = Vma { backing, flags: detail.flags, is_written: detail.is_written, is_dax: false };
-        let dumped_bytes = match filter.extent(&vma) {
+        let mut flags = detail.flags;
+        // Device memory stays out: IO is another flag.
+        flags.set(
+            VmFlags::DONTDUMP,
+            flags.contains(VmFlags::DONTDUMP) && selection.undumped == Undumped::LeftOut,
+        );
+        let vma = Vma { backing, flags, is_written: detail.is_written, is_dax: false };
+        let dumped_bytes = match selection.filter.extent(&vma) {
             Extent::None => 0,
             extent => extent.filesz(mapping.len_bytes()),
         };
@@ -144,7 +164,8 @@ impl Details {
             let text = String::from_utf8_lossy(&line);
             let mut words = text.split_whitespace();
             match (words.next(), details.last_mut()) {
-                (Some("Anonymous:"), Some(last)) => last.is_written |= words.next() != Some("0"),
+                // Pages that were swapped out are the mapping's own no less.
+                (Some("Anonymous:" | "Swap:"), Some(last)) => last.is_written |= words.next() != Some("0"),
                 (Some("VmFlags:"), Some(last)) => {
                     last.flags = VmFlags::from_smaps(&text);
                     last.is_wiped_on_fork = words.any(|code| code == "wf");
@@ -162,6 +183,12 @@ impl Details {
         }
         details
     }
+}
+
+/// Finds a mapping among planned ones, in the order of [`read`].
+pub(crate) fn find<'a>(planned: &'a [Planned], mapping: &Mapping) -> Option<&'a Planned> {
+    let index = planned.binary_search_by_key(&mapping.start.0, |p| p.mapping.start.0).ok()?;
+    planned.get(index).filter(|p| p.mapping == *mapping)
 }
 
 /// The total length of the runs, in bytes.
@@ -188,11 +215,13 @@ mod tests {
     fn own_mappings_are_planned() {
         let pid = std::process::id() as i32;
         let memory = Memory::open(pid).expect("our own");
-        let planned = read(pid, CoredumpFilter::default(), &memory).expect("our own");
+        let selection = Selection { filter: CoredumpFilter::default(), undumped: Undumped::LeftOut };
+        let planned = read(pid, selection, &memory).expect("our own");
         let stack = planned.iter().find(|p| p.mapping.name == b"[stack]").expect("there is one");
         assert!(stack.traits.is_anonymous && stack.dumped_bytes == stack.mapping.len_bytes());
         let vdso = planned.iter().find(|p| p.mapping.name == b"[vdso]").expect("there is one");
         assert!(!vdso.traits.is_anonymous && vdso.dumped_bytes > 0);
+        assert!(planned.iter().all(|p| find(&planned, &p.mapping).is_some()));
     }
 
     #[test]
