@@ -141,7 +141,8 @@ pub fn hide_stop(pid: i32, thread: &Stopped) -> Result<Registers> {
         return Err(Error::refused(pid, Refusal::Not64Bit));
     }
     let found = registers;
-    if registers.restart_instead_of_eintr() {
+    // The EINTR of a thread that was stopped by a signal before is that signal's, for the program to see.
+    if !thread.is_group_stop() && registers.restart_instead_of_eintr() {
         thread.set_registers(&registers)?;
     }
     Ok(found)

@@ -176,6 +176,11 @@ impl Stopped {
         self.event
     }
 
+    /// True if the thread had been stopped by a signal (SIGSTOP, a terminal's) before it was asked to stop here.
+    pub fn is_group_stop(&self) -> bool {
+        self.event == EVENT_STOP && self.signal != libc::SIGTRAP
+    }
+
     /// Changes the options of the tracing.
     ///
     /// # Errors
