@@ -9,12 +9,13 @@ use xshell::{Shell, cmd};
 
 /// A program and the Debian package that has it.
 const PROGRAMS: &[(&str, &str)] = &[
-    ("cc", "gcc"),
+    ("cc", "gcc libc6-dev"),
     ("gcore", "gdb"),
     ("gdb", "gdb"),
     ("javac", "default-jdk-headless"),
     ("pgbench", "postgresql-contrib"),
     ("postgres", "postgresql"),
+    ("psql", "postgresql-client"),
     ("python3", "python3"),
     ("readelf", "binutils"),
     ("redis-benchmark", "redis-tools"),
