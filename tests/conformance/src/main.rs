@@ -1,2 +1,32 @@
-//! One suite, both backends.
-fn main() {}
+//! The specification's cases, one program for both backends.
+//!
+//! It needs nothing but itself: it is its own victims and its own unprivileged caller, by the name under which it
+//! starts itself again. FARSPACE_BACKEND=stock|native forces a backend. Filters and options are those of
+//! `cargo test` (`--list`, `--ignored`, names); cases run one after another unless `--test-threads` says otherwise.
+
+mod caller;
+mod case;
+mod needs;
+mod vmsplice;
+mod world;
+
+use libtest_mimic::Arguments;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if let Some(code) = caller::host().or_else(farspace_victims::host) {
+        return code;
+    }
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(1);
+    let needs = needs::Needs::probe(!arguments.list);
+    let backend = farspace::backend_name();
+    if !arguments.list {
+        println!("backend: {backend}, kernel: {}", needs.kernel());
+    }
+    let trials = vmsplice::CASES.iter().map(|case| case.trial(backend, &needs)).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Gives back what was reserved; an exit would not.
+    drop(needs);
+    conclusion.exit_code()
+}

@@ -1,0 +1,146 @@
+//! Cases 27 and 28: the target runs on meanwhile, whatever it does.
+
+use crate::case::Outcome;
+use crate::world::{NONBLOCK, PAGE, Pipe, expect, expect_bytes, unharmed};
+use farspace::{RemoteIoVec, SpliceFlags, Target};
+use farspace_victims::harness::Victim;
+use farspace_victims::pattern;
+use libtest_mimic::Failed;
+use rustix::io::Errno;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// What the timeline victim reports.
+#[derive(Debug)]
+struct Gaps {
+    longest: Duration,
+    stops: u64,
+}
+
+fn gaps(victim: &mut Victim) -> Result<Gaps, Failed> {
+    let report = victim.command("report")?;
+    let value = |key: &str| {
+        let word = report.split_whitespace().find_map(|word| word.strip_prefix(key));
+        word.and_then(|n| n.parse::<u64>().ok()).ok_or_else(|| format!("no {key} in {report:?}"))
+    };
+    Ok(Gaps { longest: Duration::from_nanos(value("net_ns=")?), stops: value("stops=")? })
+}
+
+/// The first page of the program: what every target has.
+fn program_page(pid: i32) -> Result<RemoteIoVec, Failed> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let start = u64::from_str_radix(maps.split('-').next().unwrap_or_default(), 16)?;
+    Ok(RemoteIoVec::new(start, PAGE))
+}
+
+pub(super) fn never_stops() -> Outcome {
+    const PERIOD: Duration = Duration::from_secs(2);
+    let mut victim = Victim::spawn("timeline", &["--threads", "1"])?;
+    let page = program_page(victim.pid())?;
+    victim.command("reset")?;
+    std::thread::sleep(PERIOD);
+    let idle = gaps(&mut victim)?;
+
+    let target = Target::attach(victim.pid())?;
+    let pipe = Pipe::new()?;
+    let one = |calls: &mut u64| -> Outcome {
+        let n = target.vmsplice(pipe.writer.as_fd(), &[page], SpliceFlags::NONBLOCK)?;
+        expect("bytes", &(n as u64), &PAGE)?;
+        *calls += 1;
+        let data = pipe.drain()?;
+        expect_bytes("an ELF file's begin", &data[..4], b"\x7fELF")
+    };
+    let mut calls = 0;
+    one(&mut calls)?;
+    victim.command("reset")?;
+    let begin = Instant::now();
+    while begin.elapsed() < PERIOD {
+        one(&mut calls)?;
+    }
+    let busy = gaps(&mut victim)?;
+    target.detach()?;
+    eprintln!("{calls} calls in {PERIOD:?}; idle before: {idle:?}; during: {busy:?}");
+    // Were each call a stop, there would be as many stops as calls; a few are the machine's own.
+    if busy.stops > calls / 20 + 3 * idle.stops + 50 {
+        return Err(
+            format!("{} possible stops in {calls} calls, {} while idle", busy.stops, idle.stops).into()
+        );
+    }
+    if busy.longest > Duration::from_millis(20).max(3 * idle.longest) {
+        return Err(
+            format!("the target did not run for {:?} ({:?} while idle)", busy.longest, idle.longest).into()
+        );
+    }
+    unharmed(victim)
+}
+
+pub(super) fn storm() -> Outcome {
+    const PERIOD: Duration = Duration::from_secs(3);
+    let mut victim = Victim::spawn("storm", &[])?;
+    let area = victim.word("area").and_then(|word| word.split_once(':')).ok_or("no area")?;
+    let hex = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16);
+    let (addr, len) = (hex(area.0)?, hex(area.1)?);
+    let pipe = Pipe::new()?;
+    let (mut some, mut none, mut offset) = (0, 0, 0);
+    let begin = Instant::now();
+    while begin.elapsed() < PERIOD {
+        let iov = [RemoteIoVec::new(addr + offset, len - offset)];
+        match pipe.call(victim.pid(), &iov, NONBLOCK) {
+            Ok(n) => {
+                some += 1;
+                // Each word is the pattern's, or the zero of a page that isn't filled yet.
+                let data = pipe.drain()?;
+                expect("bytes in the pipe", &data.len(), &n)?;
+                for (index, word) in (offset / 8..).zip(data.chunks_exact(8)) {
+                    let word = u64::from_le_bytes(word.try_into()?);
+                    if word != 0 && word != pattern::word(0xa2ea, index) {
+                        return Err(format!("word {index} of the area is {word:#x}").into());
+                    }
+                }
+            }
+            Err(Errno::FAULT) => none += 1,
+            Err(errno) => return Err(format!("in the storm: {errno}").into()),
+        }
+        offset = (offset + PAGE) % len;
+    }
+    eprintln!("{some} calls found the area, {none} did not");
+    expect("both were seen", &(some > 0 && none > 0), &true)?;
+    victim.check()?;
+    unharmed(victim)
+}
+
+/// What a call may say about a target that changes into another program, or ends.
+fn bearable(result: Result<usize, Errno>) -> Outcome {
+    match result {
+        Ok(_) | Err(Errno::FAULT | Errno::SRCH) => Ok(()),
+        Err(errno) => Err(format!("{errno}, expected bytes, EFAULT or ESRCH").into()),
+    }
+}
+
+pub(super) fn exec() -> Outcome {
+    let victim = Victim::spawn("exec-loop", &[])?;
+    let pipe = Pipe::new()?;
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(3) {
+        // The program moves with every exec; the maps are old when the call is made.
+        let Ok(page) = program_page(victim.pid()) else { continue };
+        bearable(pipe.call(victim.pid(), &[page], NONBLOCK))?;
+        pipe.drain()?;
+    }
+    unharmed(victim)
+}
+
+pub(super) fn exit() -> Outcome {
+    let pipe = Pipe::new()?;
+    for round in 0..60_u32 {
+        let after_us = (round * 97 % 3000).to_string();
+        let threads = if round % 3 == 0 { "3" } else { "1" };
+        let victim = Victim::spawn("exit-race", &["--after-us", &after_us, "--threads", threads])?;
+        for _ in 0..20 {
+            bearable(pipe.call(victim.pid(), &[RemoteIoVec::new(PAGE, 1)], NONBLOCK))?;
+        }
+        // It ends in its own time, with its own status.
+        victim.result()?;
+    }
+    Ok(())
+}

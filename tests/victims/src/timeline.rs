@@ -1,0 +1,121 @@
+//! Threads that look at the clock without a pause, and report the longest time they did not run.
+//!
+//! Time that a thread was ready to run but another task had its CPU (schedstat's run_delay) is not counted:
+//! what is left is time that it was stopped, or that the whole machine was.
+//!
+//! `reset` forgets; `report` answers `gap net_ns=N wall_ns=N at_ns=N stops=N samples=N`: the longest gap net of
+//! run-queue wait, the longest on the wall clock, when the former ended (CLOCK_MONOTONIC), how many were long enough for a
+//! stop, and how often was looked.
+
+use crate::witness::Witness;
+use crate::{Verdict, control, option, sys};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Shorter gaps are the clock's and the caches' own.
+const GAP_NS: u64 = 5_000;
+/// The run-queue wait is read at least this often, so that a gap is charged only its own.
+const REFRESH_NS: u64 = 2_000_000;
+
+/// A stop and a continuation cost at least this: two passes through the scheduler.
+const STOP_NS: u64 = 20_000;
+
+#[derive(Clone, Copy, Default)]
+struct Gaps {
+    net_ns: u64,
+    wall_ns: u64,
+    at_ns: u64,
+    stops: u64,
+    samples: u64,
+}
+
+#[derive(Default)]
+struct Shared {
+    gaps: Mutex<Gaps>,
+    /// Raised by `reset`: samplers start over.
+    generation: AtomicU64,
+}
+
+pub(crate) fn main(args: &[String]) -> Verdict {
+    let threads: usize = option(args, "--threads", 1)?;
+    let shared = Arc::new(Shared::default());
+    for n in 0..threads {
+        let shared = Arc::clone(&shared);
+        let spawned = std::thread::Builder::new().name(format!("clock{n}")).spawn(move || {
+            if let Err(reason) = sample(&shared) {
+                control::say(&format!("harmed {reason}"));
+                std::process::exit(1);
+            }
+        });
+        spawned.map_err(|e| format!("clock thread: {e}"))?;
+    }
+    sys::sleep(std::time::Duration::from_millis(20))?;
+    let mut witness = Witness::start()?;
+    control::ready("");
+    control::serve(&mut witness, |_, words| match words {
+        ["reset"] => {
+            shared.generation.fetch_add(1, Ordering::SeqCst);
+            *shared.lock() = Gaps::default();
+            Some(Ok("ok".to_owned()))
+        }
+        ["report"] => {
+            let Gaps { net_ns, wall_ns, at_ns, stops, samples } = *shared.lock();
+            Some(Ok(format!(
+                "gap net_ns={net_ns} wall_ns={wall_ns} at_ns={at_ns} stops={stops} samples={samples}"
+            )))
+        }
+        _ => None,
+    })
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Gaps> {
+        self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn sample(shared: &Shared) -> Verdict {
+    let schedstat = File::open("/proc/thread-self/schedstat").map_err(|e| format!("schedstat: {e}"))?;
+    let mut generation = shared.generation.load(Ordering::SeqCst);
+    let mut delay = run_delay_ns(&schedstat)?;
+    let mut last = sys::now_ns();
+    let mut refreshed = last;
+    let mut samples = 0;
+    loop {
+        let now = sys::now_ns();
+        samples += 1;
+        let wall_ns = now - last;
+        last = now;
+        if wall_ns < GAP_NS && now - refreshed < REFRESH_NS {
+            continue;
+        }
+        let delay_now = run_delay_ns(&schedstat)?;
+        let net_ns = wall_ns.saturating_sub(delay_now - delay);
+        delay = delay_now;
+        let current = shared.generation.load(Ordering::SeqCst);
+        if current == generation {
+            let mut gaps = shared.lock();
+            gaps.samples += samples;
+            gaps.stops += u64::from(net_ns >= STOP_NS);
+            gaps.wall_ns = gaps.wall_ns.max(wall_ns);
+            if net_ns > gaps.net_ns {
+                (gaps.net_ns, gaps.at_ns) = (net_ns, now);
+            }
+        }
+        generation = current;
+        samples = 0;
+        // The time spent above is this thread's own.
+        last = sys::now_ns();
+        refreshed = last;
+    }
+}
+
+/// The second field of schedstat: nanoseconds spent waiting on a run queue.
+fn run_delay_ns(schedstat: &File) -> Result<u64, String> {
+    let mut text = [0; 96];
+    let n = schedstat.read_at(&mut text, 0).map_err(|e| format!("schedstat: {e}"))?;
+    let text = String::from_utf8_lossy(&text[..n]);
+    text.split_whitespace().nth(1).and_then(|f| f.parse().ok()).ok_or_else(|| format!("schedstat: {text:?}"))
+}

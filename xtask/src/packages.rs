@@ -1,0 +1,106 @@
+//! What the tests need of the machine: found by looking for the programs, installed where that is possible.
+
+use anyhow::{Context, bail};
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use xshell::{Shell, cmd};
+
+/// A program and the Debian package that has it.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("cc", "gcc"),
+    ("gcore", "gdb"),
+    ("gdb", "gdb"),
+    ("javac", "default-jdk-headless"),
+    ("pgbench", "postgresql-contrib"),
+    ("postgres", "postgresql"),
+    ("python3", "python3"),
+    ("readelf", "binutils"),
+    ("redis-benchmark", "redis-tools"),
+    ("redis-cli", "redis-tools"),
+    ("redis-server", "redis-server"),
+    ("setpriv", "util-linux"),
+    ("strace", "strace"),
+];
+
+/// Debian keeps the server's programs in a directory for each version.
+const POSTGRES: &str = "/usr/lib/postgresql";
+
+/// Finds or installs everything.
+///
+/// # Errors
+/// What is missing and the command that would install it, where this program may not or can't.
+pub(crate) fn ensure(shell: &Shell) -> anyhow::Result<()> {
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages = missing.iter().map(|(_, package)| *package).collect::<BTreeSet<_>>();
+    let programs = missing.iter().map(|(program, _)| *program).collect::<Vec<_>>().join(", ");
+    let list = packages.iter().copied().collect::<Vec<_>>().join(" ");
+    let debian = Path::new("/etc/debian_version").exists() && find("apt-get").is_some();
+    if !debian || !rustix::process::geteuid().is_root() {
+        bail!(
+            "the tests need {programs}, which {} not here; on Debian:\n    \
+             sudo apt-get update && sudo apt-get install --no-install-recommends {list}\n\
+             (as root this command does that itself; --no-install runs without them)",
+            if missing.len() == 1 { "is" } else { "are" }
+        );
+    }
+    println!("== packages: {list}");
+    install(shell, &packages).with_context(|| format!("installing {list}"))?;
+    match self::missing() {
+        left if left.is_empty() => Ok(()),
+        left => bail!("still missing after the installation: {left:?}"),
+    }
+}
+
+fn missing() -> Vec<(&'static str, &'static str)> {
+    PROGRAMS.iter().copied().filter(|(program, _)| find(program).is_none()).collect()
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let versions =
+        fs::read_dir(POSTGRES).into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
+    // An administrator's programs are not on every user's path.
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let directories = std::env::split_paths(&path).chain(system).chain(versions);
+    directories.map(|directory| directory.join(program)).find(|file| file.is_file())
+}
+
+fn install(shell: &Shell, packages: &BTreeSet<&str>) -> anyhow::Result<()> {
+    let _quiet = NoServices::begin()?;
+    let _env = shell.push_env("DEBIAN_FRONTEND", "noninteractive");
+    cmd!(shell, "apt-get update --quiet").run()?;
+    cmd!(shell, "apt-get install --quiet --yes --no-install-recommends {packages...}").run()?;
+    Ok(())
+}
+
+/// While this is there, packages don't start their services (policy-rc.d of invoke-rc.d): the tests run their own
+/// servers, and those of the machine are left as they are.
+struct NoServices(Option<PathBuf>);
+
+impl NoServices {
+    fn begin() -> anyhow::Result<Self> {
+        let path = PathBuf::from("/usr/sbin/policy-rc.d");
+        // A policy of the administrator's stays in force.
+        if path.exists() {
+            return Ok(Self(None));
+        }
+        // 101: action forbidden by policy.
+        fs::write(&path, "#!/bin/sh\nexit 101\n").with_context(|| path.display().to_string())?;
+        let policy = Self(Some(path.clone()));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        Ok(policy)
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _ = fs::remove_file(path);
+        }
+    }
+}

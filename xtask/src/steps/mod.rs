@@ -1,0 +1,21 @@
+//! The steps of `cargo xtask test`, one file each, in their order. Their limits add up to less than an hour.
+
+mod build;
+mod clippy;
+mod conformance;
+mod format;
+mod unit;
+
+use crate::step::Step;
+use xshell::Shell;
+
+/// All steps.
+pub(crate) fn all(shell: &Shell) -> [Step; 5] {
+    [
+        format::step(shell),
+        clippy::step(shell),
+        build::step(shell),
+        unit::step(shell),
+        conformance::step(shell),
+    ]
+}

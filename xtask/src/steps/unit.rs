@@ -1,0 +1,8 @@
+//! Every crate's own tests: unit, integration and documentation.
+
+use crate::step::Step;
+use xshell::{Shell, cmd};
+
+pub(super) fn step(shell: &Shell) -> Step {
+    Step::new("test", 25, cmd!(shell, "cargo test --workspace --no-fail-fast"))
+}
