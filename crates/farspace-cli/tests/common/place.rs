@@ -24,20 +24,19 @@ impl Place {
     /// A file system of its own, with these mount options; `None`, with a line that says why, where that is not
     /// allowed.
     pub(crate) fn mount(options: &str) -> Option<Self> {
-        let place = Self { mounted: true, ..Self::new() };
+        let mut place = Self::new();
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", options, "farspace-test"]).arg(place.path());
         match mount.output() {
-            Ok(output) if output.status.success() => Some(place),
+            Ok(output) if output.status.success() => {
+                place.mounted = true;
+                Some(place)
+            }
             failed => {
                 eprintln!("skipped: mounting a tmpfs failed: {failed:?}");
-                Self { mounted: false, ..place }.forget()
+                None
             }
         }
-    }
-
-    fn forget<T>(self) -> Option<T> {
-        None
     }
 
     /// The directory.

@@ -31,7 +31,8 @@ pub(crate) fn spawn_with(name: &str, args: &[&str], configure: impl FnOnce(&mut 
 fn build() {
     static BUILT: Once = Once::new();
     BUILT.call_once(|| {
-        let directory = Path::new(env!("CARGO_BIN_EXE_farspace")).parent().expect("the program is in a directory");
+        let directory =
+            Path::new(env!("CARGO_BIN_EXE_farspace")).parent().expect("the program is in a directory");
         if directory.join(PROGRAM).exists() {
             return;
         }
