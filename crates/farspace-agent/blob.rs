@@ -5,8 +5,8 @@
 
 #[path = "src/arch/x86_64/mod.rs"]
 mod arch;
-#[path = "src/main.rs"]
-mod main;
+#[path = "src/life.rs"]
+mod life;
 #[path = "src/serve.rs"]
 mod serve;
 

@@ -13,7 +13,8 @@ use object::{Object, ObjectSection};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
-    let crates = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?).join("..");
+    let crates =
+        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?).join("..");
     let (agent, abi) = (crates.join("farspace-agent"), crates.join("farspace-abi"));
     for input in [agent.join("blob.rs"), agent.join("agent.ld"), agent.join("src"), abi.join("src")] {
         println!("cargo::rerun-if-changed={}", input.display());
@@ -24,14 +25,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     let rlib = out.join("libfarspace_abi.rlib");
-    rustc(&target)?.args(["--crate-type=rlib", "--crate-name=farspace_abi", "-o"]).arg(&rlib).arg(abi.join("src/lib.rs")).run()?;
+    rustc(&target)?
+        .args(["--crate-type=rlib", "--crate-name=farspace_abi", "-o"])
+        .arg(&rlib)
+        .arg(abi.join("src/lib.rs"))
+        .run()?;
     let elf = out.join("agent.elf");
     rustc(&target)?
         .args(["--crate-type=bin", "--crate-name=farspace_agent_blob", "-o"])
         .arg(&elf)
         .arg("--extern")
         .arg(format!("farspace_abi={}", rlib.display()))
-        .args(["-Clink-arg=-nostdlib", "-Clink-arg=-nostartfiles", "-Clink-arg=-static", "-Crelocation-model=pic"])
+        .args([
+            "-Clink-arg=-nostdlib",
+            "-Clink-arg=-nostartfiles",
+            "-Clink-arg=-static",
+            "-Crelocation-model=pic",
+        ])
         .args(["-Clink-arg=-no-pie", "-Clink-arg=-Wl,--build-id=none", "-Clink-arg=-Wl,--gc-sections"])
         .arg(format!("-Clink-arg=-Wl,-T,{}", agent.join("agent.ld").display()))
         .arg(agent.join("blob.rs"))
@@ -45,7 +55,13 @@ fn rustc(target: &str) -> Result<Command, Box<dyn Error>> {
     let mut command = Command::new(env::var_os("RUSTC").ok_or("RUSTC is not set")?);
     command.args(["--edition=2024", "--cap-lints=allow", "--target", target]);
     // opt-level 2 whatever the profile: a debug build has panic paths, which the blob must not have.
-    command.args(["-Copt-level=2", "-Cpanic=abort", "-Cdebuginfo=0", "-Coverflow-checks=off", "-Cforce-unwind-tables=no"]);
+    command.args([
+        "-Copt-level=2",
+        "-Cpanic=abort",
+        "-Cdebuginfo=0",
+        "-Coverflow-checks=off",
+        "-Cforce-unwind-tables=no",
+    ]);
     command.args(["-Ccodegen-units=1", "-Cdebug-assertions=off"]);
     Ok(command)
 }

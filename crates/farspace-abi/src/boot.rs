@@ -30,8 +30,26 @@ pub struct BootContext {
     pub agent_ready: u32,
     /// Number of the agent's descriptor that the host takes with pidfd_getfd(2).
     pub host_fd: u32,
-    /// Keeps the size a multiple of 8.
-    pub reserved: u32,
+    /// One of [`placement`].
+    pub placement: u32,
+    /// Flags with which the borrowed thread clones.
+    pub clone_flags: u32,
+    /// Where the target says whether it is a child subreaper (prctl(2), PR_GET_CHILD_SUBREAPER).
+    pub is_subreaper: u32,
+}
+
+/// What kind of task the agent is.
+pub mod placement {
+    /// A process of its own, child of whoever takes in orphans: init.
+    pub const ORPHAN: u32 = 0;
+    /// A thread of the target, which takes in orphans itself.
+    pub const THREAD: u32 = 1;
+
+    /// Flags of the clone for the helper that makes an orphan: CLONE_VM | CLONE_FILES, exit signal 0
+    /// (include/uapi/linux/sched.h).
+    pub const ORPHAN_FLAGS: u32 = 0x100 | 0x400;
+    /// Flags of the clone for a thread: the same and CLONE_SIGHAND | CLONE_THREAD.
+    pub const THREAD_FLAGS: u32 = ORPHAN_FLAGS | 0x800 | 0x1_0000;
 }
 
 /// Names of [`BootContext::resume`], in order.

@@ -86,7 +86,8 @@ pub mod op {
     /// Forks a child that holds a copy-on-write snapshot and serves the mailbox [`SNAPSHOT`](super::SNAPSHOT);
     /// its pid or `-errno`.
     pub const FORK: u32 = 5;
-    /// Answers and then ends: the agent waits to be unmapped by the host, the snapshot child exits.
+    /// Ends, without an answer: the snapshot child exits; the agent unmaps the mailboxes, rings the host's bell
+    /// and waits for its end.
     pub const QUIT: u32 = 6;
 }
 

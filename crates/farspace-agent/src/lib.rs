@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `arch/x86_64/boot.rs` | what a borrowed thread of the target runs: make the helper, reap it, resume |
 //! | `arch/x86_64/syscall.rs` | the system call instruction, and leaving for good |
-//! | `main.rs` | from the first instruction of the agent to its last |
+//! | `life.rs` | from the first instruction of the agent to its last |
 //! | `serve.rs` | the request loop |
 
 #![no_std]
@@ -17,5 +17,5 @@
 #[cfg(target_arch = "x86_64")]
 #[path = "arch/x86_64/mod.rs"]
 mod arch;
-mod main;
+mod life;
 mod serve;

@@ -8,7 +8,7 @@ use farspace_abi::boot::AGENT_SOCKET_FD;
 use farspace_abi::mailbox::{MAX_IOV, Mailbox, op};
 
 use crate::arch::syscall::syscall;
-use crate::main::nr;
+use crate::life::nr;
 
 const EAGAIN: i64 = -11;
 const EINTR: i64 = -4;
@@ -36,7 +36,7 @@ pub(crate) struct Channel {
 
 /// Why a request loop ended.
 #[derive(PartialEq, Eq)]
-enum End {
+pub(crate) enum End {
     /// The host asked for it.
     Quit,
     /// The host or the target is gone.
@@ -50,19 +50,26 @@ enum End {
 /// # Safety
 ///
 /// The mailboxes must stay mapped, and this task must own the descriptors.
-pub(crate) unsafe fn agent(own: &Channel, snapshot: &Channel) {
+pub(crate) unsafe fn agent(own: &Channel, snapshot: &Channel) -> End {
     // SAFETY: as this function's.
     unsafe {
-        match serve(own) {
-            End::Child => {
-                serve(snapshot);
-                syscall(nr::EXIT_GROUP, [0; 6]);
-            }
-            // The host unmaps the region and ends this task; if it dies first, the socket says so.
-            End::Quit => while wait(&own.fds, -1) != Wake::Alone {},
-            End::Alone => {}
+        let end = serve(own);
+        if end == End::Child {
+            serve(snapshot);
+            syscall(nr::EXIT_GROUP, [0; 6]);
         }
+        end
     }
+}
+
+/// Sleeps until the host's socket or the target's life ends.
+///
+/// # Safety
+///
+/// This task must own the descriptors.
+pub(crate) unsafe fn wait_alone(fds: &Fds) {
+    // SAFETY: as this function's.
+    unsafe { while wait(fds, -1) != Wake::Alone {} }
 }
 
 unsafe fn serve(channel: &Channel) -> End {
@@ -79,7 +86,8 @@ unsafe fn serve(channel: &Channel) -> End {
             seen = request;
             let op = mailbox.body.op.load(Ordering::Relaxed);
             let result = match op {
-                op::PING | op::QUIT => 0,
+                op::PING => 0,
+                op::QUIT => return End::Quit,
                 op::SYSCALL => {
                     let arg = |i: usize| mailbox.body.args[i].load(Ordering::Relaxed);
                     syscall(arg(0), [arg(1), arg(2), arg(3), arg(4), arg(5), arg(6)])
@@ -103,9 +111,6 @@ unsafe fn serve(channel: &Channel) -> End {
             mailbox.answer.reply.store(request, Ordering::SeqCst);
             if mailbox.doorbell.host_asleep.load(Ordering::SeqCst) != 0 {
                 ring(channel.fds.answer);
-            }
-            if op == op::QUIT {
-                return End::Quit;
             }
         }
     }
@@ -151,7 +156,8 @@ unsafe fn wait(fds: &Fds, timeout_ms: i64) -> Wake {
     // SAFETY: the array and the counter outlive the calls.
     unsafe {
         // POLLHUP and POLLERR are always reported (poll(2)). A message in the socket is no wake-up.
-        let mut poll = [poll_entry(AGENT_SOCKET_FD, 0), poll_entry(fds.ring, POLLIN), poll_entry(fds.target, POLLIN)];
+        let mut poll =
+            [poll_entry(AGENT_SOCKET_FD, 0), poll_entry(fds.ring, POLLIN), poll_entry(fds.target, POLLIN)];
         let n = syscall(nr::POLL, [poll.as_mut_ptr() as u64, 3, timeout_ms as u64, 0, 0, 0]);
         let poll = ptr::read_volatile(&raw const poll);
         if n < 0 && n != EINTR || poll[0] >> 48 != 0 || poll[2] >> 48 != 0 {
@@ -177,7 +183,12 @@ pub(crate) unsafe fn readable(fd: i32, timeout_ms: i32) -> bool {
     unsafe { syscall(nr::POLL, [poll.as_mut_ptr() as u64, 1, timeout_ms as u64, 0, 0, 0]) == 1 }
 }
 
-unsafe fn ring(fd: i32) {
+/// Rings a doorbell.
+///
+/// # Safety
+///
+/// This task must own the descriptor.
+pub(crate) unsafe fn ring(fd: i32) {
     let one = 1u64;
     // SAFETY: the number outlives the call; the descriptor is a non-blocking eventfd.
     unsafe {
@@ -283,8 +294,10 @@ pub(crate) unsafe fn receive_fds(fds: &mut [i32]) -> i64 {
     };
     // SAFETY: every address points to a local that outlives the call.
     unsafe {
-        let received =
-            syscall(nr::RECVMSG, [AGENT_SOCKET_FD as u64, &raw mut message as u64, MSG_CMSG_CLOEXEC, 0, 0, 0]);
+        let received = syscall(
+            nr::RECVMSG,
+            [AGENT_SOCKET_FD as u64, &raw mut message as u64, MSG_CMSG_CLOEXEC, 0, 0, 0],
+        );
         if received < 1 {
             return received.min(-1);
         }

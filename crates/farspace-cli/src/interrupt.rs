@@ -1,12 +1,12 @@
 //! Ctrl-C, SIGTERM and SIGHUP: stop cleanly, and leave nothing behind.
 //!
 //! The signals are blocked in every thread and taken by one that waits for them. The first sets a flag, which
-//! loops see through [`check`] and library calls through [`unwind_if_requested`] in their progress callback: both
-//! unwind the stack, so that Drop detaches from the target and removes unfinished files. Where nobody looks in
+//! loops see through [`check`] and library calls through [`flow`] in their progress function: both end in an
+//! ordinary error, so that Drop detaches from the target and removes unfinished files. Where nobody looks in
 //! time (a receiver that stalls), or at a second signal, the process ends at once after removing what was
 //! registered with [`remove_at_exit`]; the library promises that its target survives that at any moment.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -25,9 +25,6 @@ const GRACE: Duration = Duration::from_secs(2);
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 static WATCHING: OnceLock<()> = OnceLock::new();
 static PATHS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-
-/// The payload of the unwinding that an interruption causes.
-struct Interrupted;
 
 /// Starts to watch; called by the commands that have something to clean up, before they start any thread.
 pub(crate) fn watch() -> anyhow::Result<()> {
@@ -64,22 +61,9 @@ pub(crate) fn check() -> anyhow::Result<()> {
     if REQUESTED.load(Ordering::Relaxed) { Err(failure().into()) } else { Ok(()) }
 }
 
-/// Unwinds to [`guard`] if a signal has arrived.
-///
-/// For callbacks whose type leaves no room for an error. No panic message is printed.
-pub(crate) fn unwind_if_requested() {
-    if REQUESTED.load(Ordering::Relaxed) {
-        resume_unwind(Box::new(Interrupted));
-    }
-}
-
-/// Runs `work`, turning the unwinding of [`unwind_if_requested`] into a failure.
-pub(crate) fn guard<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result,
-        Err(payload) if payload.is::<Interrupted>() => Err(failure().into()),
-        Err(payload) => resume_unwind(payload),
-    }
+/// Breaks a library call off, from its progress function, if a signal has arrived.
+pub(crate) fn flow() -> ControlFlow<()> {
+    if REQUESTED.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// Has `path` (a file or a directory of files) removed even if the process has to end at once.
@@ -87,7 +71,8 @@ pub(crate) fn remove_at_exit(path: PathBuf) {
     PATHS.lock().unwrap_or_else(PoisonError::into_inner).push(path);
 }
 
-fn failure() -> Failure {
+/// The failure that an interruption is.
+pub(crate) fn failure() -> Failure {
     Failure::new(Exit::Interrupted, "interrupted").next("the target runs on and no output was left")
 }
 
@@ -98,22 +83,4 @@ fn end_now() -> ! {
     }
     eprint_line("interrupted; the target runs on");
     std::process::exit(Exit::Interrupted.code().into());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn guard_passes_results_and_other_panics() {
-        assert_eq!(guard(|| Ok(1)).unwrap(), 1);
-        let other = catch_unwind(AssertUnwindSafe(|| guard::<()>(|| resume_unwind(Box::new(5u8)))));
-        assert!(other.unwrap_err().is::<u8>());
-    }
-
-    #[test]
-    fn guard_catches_an_interruption() {
-        let error = guard::<()>(|| resume_unwind(Box::new(Interrupted))).unwrap_err();
-        assert!(error.to_string().starts_with("interrupted"));
-    }
 }

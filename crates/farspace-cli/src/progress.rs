@@ -1,6 +1,7 @@
 //! A progress bar on a terminal; nothing anywhere else.
 
 use std::io::IsTerminal as _;
+use std::ops::ControlFlow;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -24,16 +25,11 @@ impl Progress {
         Self { bar }
     }
 
-    /// Shows how far it is, and ends the work by unwinding if the user asked for that.
-    pub(crate) fn update(&self, done_bytes: u64, total_bytes: u64) {
-        interrupt::unwind_if_requested();
-        self.show(done_bytes, total_bytes);
-    }
-
-    /// Shows how far it is.
-    pub(crate) fn show(&self, done_bytes: u64, total_bytes: u64) {
+    /// Shows how far it is; breaks the work off if the user asked for that.
+    pub(crate) fn update(&self, done_bytes: u64, total_bytes: u64) -> ControlFlow<()> {
         self.bar.set_length(total_bytes);
         self.bar.set_position(done_bytes);
+        interrupt::flow()
     }
 }
 
@@ -63,6 +59,6 @@ mod tests {
     #[test]
     fn template_is_valid() {
         let _ = style();
-        Progress::new("test").update(1, 2);
+        assert!(Progress::new("test").update(1, 2).is_continue());
     }
 }

@@ -6,16 +6,17 @@
 //! | frozen | registers, mappings, all pages | - |
 //! | fuzzy | registers, list of mappings | all pages, live |
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use farspace::{AttachOptions, Frozen, Sink, Snapshot, Target, Transfer};
 use farspace_image::core_file::{CoreLayout, CoreSpec, SIGINFO_STOPPED, Thread, trim_xsave};
 use farspace_image::filter::CoredumpFilter;
+use farspace_sys::RemoteIoVec;
 use farspace_sys::memory::Memory;
 use farspace_sys::pagemap::Pagemap;
 use farspace_sys::process::{self, Mapping};
-use farspace_sys::RemoteIoVec;
 use rustix::io::Errno;
 
 use crate::output::Output;
@@ -25,7 +26,7 @@ use crate::{DumpOptions, DumpReport, Error, Filter, Level, Progress, Result, cen
 
 /// Writes an ELF core of a running process to `path`.
 ///
-/// `progress` is called often, from this thread. The file appears under its name only when it is complete.
+/// `progress` is called often, from this thread; `Break` ends the dump. The file appears under its name only when it is complete.
 ///
 /// # Errors
 ///
@@ -34,7 +35,7 @@ pub fn dump(
     pid: i32,
     path: &Path,
     options: &DumpOptions,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<DumpReport> {
     let begin = Instant::now();
     let status = process::status(pid)?;
@@ -51,7 +52,8 @@ pub fn dump(
         ..AttachOptions::default()
     };
     let mut target = Target::attach_with(pid, &attach)?;
-    let mut job = Job { pid, filter, output: &output, progress, was_stopped: status.state == 'T', weaker: Vec::new() };
+    let mut job =
+        Job { pid, filter, output: &output, progress, was_stopped: status.state == 'T', weaker: Vec::new() };
     let done = match options.level {
         Level::Snapshot => job.snapshot(&mut target, options.stop_timeout),
         Level::Frozen => job.frozen(&mut target, options.stop_timeout),
@@ -84,7 +86,7 @@ struct Job<'a> {
     pid: i32,
     filter: CoredumpFilter,
     output: &'a Output,
-    progress: &'a mut dyn FnMut(Progress),
+    progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
     was_stopped: bool,
     weaker: Vec<String>,
 }
@@ -111,7 +113,7 @@ impl Job<'_> {
         }
         let live_memory = Memory::open(self.pid)?;
         let frozen = target.freeze(timeout)?;
-        let mut instant = self.registers(&frozen)?;
+        let mut instant = self.registers(target, &frozen)?;
         let snapshot = target.snapshot()?;
         let stop = frozen.thaw();
         self.finish_threads(&mut instant.threads);
@@ -124,7 +126,8 @@ impl Job<'_> {
         for mapping in &instant.maps {
             match copied.iter().find(|p| p.is(mapping)) {
                 Some(planned) if !planned.traits.is_wiped_on_fork => {
-                    if planned.traits.is_shared && planned.dumped_bytes > 0 && mapping.permissions[1] == b'w' {
+                    if planned.traits.is_shared && planned.dumped_bytes > 0 && mapping.permissions[1] == b'w'
+                    {
                         self.weaken(mapping, "is shared, and as of when it was written to the file");
                     }
                     mappings.push(planned.clone());
@@ -132,7 +135,10 @@ impl Job<'_> {
                 wiped => match live.iter().find(|p| p.is(mapping)).or(wiped) {
                     Some(planned) => {
                         if planned.dumped_bytes > 0 {
-                            self.weaken(mapping, "isn't copied by a fork, and as of when it was written to the file");
+                            self.weaken(
+                                mapping,
+                                "isn't copied by a fork, and as of when it was written to the file",
+                            );
                             from_target.push(mapping.start);
                         }
                         mappings.push(planned.clone());
@@ -145,11 +151,8 @@ impl Job<'_> {
         let (rest, held): (Vec<usize>, Vec<usize>) =
             (0..mappings.len()).partition(|&i| from_target.contains(&mappings[i].mapping.start));
         let mut bytes = 0;
-        let mut origin = FromSnapshot {
-            memory: snapshot.memory()?,
-            pagemap: Pagemap::open(snapshot.pid())?,
-            snapshot,
-        };
+        let mut origin =
+            FromSnapshot { memory: snapshot.memory()?, pagemap: Pagemap::open(snapshot.pid())?, snapshot };
         bytes += self.write(&mut origin, &layout, &mappings, &held, bytes)?;
         drop(origin);
         let mut origin = FromTarget { memory: live_memory, pagemap: Pagemap::open(self.pid)?, target };
@@ -160,12 +163,13 @@ impl Job<'_> {
     fn frozen(&mut self, target: &mut Target, timeout: Duration) -> Result<Done> {
         let memory = Memory::open(self.pid)?;
         // The flags of the mappings are slow to read and rarely change: once before, again only if they did.
-        let before = plan::read(self.pid, self.filter, &memory)?;
+        let before = self.plan(target, &memory)?;
         let frozen = target.freeze(timeout)?;
-        let mut instant = self.registers(&frozen)?;
+        let mut instant = self.registers(target, &frozen)?;
         self.finish_threads(&mut instant.threads);
-        let unchanged = before.len() == instant.maps.len() && before.iter().zip(&instant.maps).all(|(p, m)| p.is(m));
-        let mappings = if unchanged { before } else { plan::read(self.pid, self.filter, &memory)? };
+        let unchanged =
+            before.len() == instant.maps.len() && before.iter().zip(&instant.maps).all(|(p, m)| p.is(m));
+        let mappings = if unchanged { before } else { self.plan(target, &memory)? };
         let layout = self.layout(instant.threads, &mappings)?;
         let mut origin = FromTarget { memory, pagemap: Pagemap::open(self.pid)?, target };
         let all: Vec<usize> = (0..mappings.len()).collect();
@@ -175,22 +179,30 @@ impl Job<'_> {
 
     fn fuzzy(&mut self, target: &mut Target, timeout: Duration) -> Result<Done> {
         let frozen = target.freeze(timeout)?;
-        let mut instant = self.registers(&frozen)?;
+        let mut instant = self.registers(target, &frozen)?;
         let stop = frozen.thaw();
         self.finish_threads(&mut instant.threads);
         let memory = Memory::open(self.pid)?;
-        let mappings = plan::read(self.pid, self.filter, &memory)?;
+        let mappings = self.plan(target, &memory)?;
         let layout = self.layout(instant.threads, &mappings)?;
         let mut origin = FromTarget { memory, pagemap: Pagemap::open(self.pid)?, target };
         let all: Vec<usize> = (0..mappings.len()).collect();
         let bytes = self.write(&mut origin, &layout, &mappings, &all, 0)?;
-        self.weaker.push("all memory is as of when it was written to the file, after the registers".to_owned());
+        self.weaker
+            .push("all memory is as of when it was written to the file, after the registers".to_owned());
         Ok(done(&layout, bytes, stop))
     }
 
+    /// The mappings of the target, without those of the visit.
+    fn plan(&self, target: &Target, memory: &Memory) -> Result<Vec<Planned>> {
+        let mut mappings = plan::read(self.pid, self.filter, memory)?;
+        mappings.retain(|planned| !target.owns(&planned.mapping));
+        Ok(mappings)
+    }
+
     /// What must be read while everything stands still.
-    fn registers(&self, frozen: &Frozen) -> Result<Instantaneous> {
-        let maps = process::mappings(self.pid)?;
+    fn registers(&self, target: &Target, frozen: &Frozen) -> Result<Instantaneous> {
+        let maps = without_ours(target, process::mappings(self.pid)?);
         let mut threads = Vec::with_capacity(frozen.threads().len());
         for frozen in frozen.threads() {
             let mut xsave = match frozen.thread.xstate() {
@@ -275,12 +287,18 @@ impl Job<'_> {
 
     fn weaken(&mut self, mapping: &Mapping, how: &str) {
         let name = describe(&mapping.name);
-        self.weaker.push(format!("{}-{} ({} bytes of {name}) {how}", mapping.start, mapping.end, mapping.len_bytes()));
+        self.weaker.push(format!(
+            "{}-{} ({} bytes of {name}) {how}",
+            mapping.start,
+            mapping.end,
+            mapping.len_bytes()
+        ));
     }
 
     /// An error while writing is the output's, where it came through a splice.
     fn explain(&self, error: Error) -> Error {
         match error {
+            Error::Target(e) if e.errno() == Errno::INTR => Error::Interrupted,
             Error::Target(e) if is_output(e.errno()) && e.operation() == farspace::WRITE_OUT => {
                 self.output.error("write", e.errno().into())
             }
@@ -304,7 +322,7 @@ impl Origin for FromTarget<'_> {
         &mut self,
         ranges: &[RemoteIoVec],
         sink: &mut Sink<'_>,
-        progress: &mut dyn FnMut(u64),
+        progress: farspace::Progress<'_>,
     ) -> farspace::Result<Transfer> {
         self.target.splice(ranges, sink, progress)
     }
@@ -330,7 +348,7 @@ impl Origin for FromSnapshot<'_> {
         &mut self,
         ranges: &[RemoteIoVec],
         sink: &mut Sink<'_>,
-        progress: &mut dyn FnMut(u64),
+        progress: farspace::Progress<'_>,
     ) -> farspace::Result<Transfer> {
         self.snapshot.splice(ranges, sink, progress)
     }
@@ -353,6 +371,11 @@ fn filter(pid: i32, filter: Filter) -> CoredumpFilter {
             .and_then(|text| CoredumpFilter::from_proc(&text).ok())
             .unwrap_or_default(),
     }
+}
+
+fn without_ours(target: &Target, mut maps: Vec<Mapping>) -> Vec<Mapping> {
+    maps.retain(|mapping| !target.owns(mapping));
+    maps
 }
 
 fn done(layout: &CoreLayout, bytes: u64, stop: Duration) -> Done {

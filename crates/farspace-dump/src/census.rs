@@ -17,7 +17,8 @@ struct Stat {
 
 impl Stat {
     fn read(pid: i32, path: &str) -> Result<Self> {
-        let bytes = fs::read(path).map_err(|_| farspace_sys::Error::new("read the status", pid, Errno::SRCH))?;
+        let bytes =
+            fs::read(path).map_err(|_| farspace_sys::Error::new("read the status", pid, Errno::SRCH))?;
         // The name is in parentheses and may contain anything, also parentheses.
         let open = bytes.iter().position(|&b| b == b'(').unwrap_or(0);
         let close = bytes.iter().rposition(|&b| b == b')').unwrap_or(open);

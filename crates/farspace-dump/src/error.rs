@@ -42,6 +42,9 @@ pub enum Error {
         /// Why.
         source: farspace_image::core_file::LayoutError,
     },
+    /// The caller's progress function broke it off.
+    #[error("interrupted; the target runs on and no output was left")]
+    Interrupted,
     /// A snapshot needs the agent.
     #[error("cannot take a snapshot of pid {pid}: {reason}; --level frozen works without the agent")]
     NoSnapshot {
@@ -62,7 +65,9 @@ impl From<farspace_sys::Error> for Error {
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull => "; free some space or write elsewhere",
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "; choose a directory you can write to",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "; choose a directory you can write to"
+        }
         io::ErrorKind::NotFound => "; create the directory first",
         io::ErrorKind::FileTooLarge => "; raise the file size limit (ulimit -f) or write elsewhere",
         io::ErrorKind::QuotaExceeded => "; the disk quota is used up",

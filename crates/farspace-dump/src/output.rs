@@ -84,8 +84,11 @@ impl Output {
             }
             (Some(temporary), overwrite) => {
                 self.temporary = Some(temporary.clone());
-                let flags =
-                    if overwrite { rustix::fs::RenameFlags::empty() } else { rustix::fs::RenameFlags::NOREPLACE };
+                let flags = if overwrite {
+                    rustix::fs::RenameFlags::empty()
+                } else {
+                    rustix::fs::RenameFlags::NOREPLACE
+                };
                 match rustix::fs::renameat_with(CWD, &temporary, CWD, &path, flags) {
                     // A file system that knows neither: the check at the beginning has to do.
                     Err(Errno::INVAL | Errno::NOSYS) => renameat(CWD, &temporary, CWD, &path),

@@ -150,7 +150,8 @@ impl Details {
                     last.is_wiped_on_fork = words.any(|code| code == "wf");
                 }
                 (Some(range), _) if !range.ends_with(':') => {
-                    let start = range.split_once('-').and_then(|(start, _)| u64::from_str_radix(start, 16).ok());
+                    let start =
+                        range.split_once('-').and_then(|(start, _)| u64::from_str_radix(start, 16).ok());
                     if let Some(start) = start {
                         details.push(Self { start, is_written: false, ..Self::default() });
                     }

@@ -1,5 +1,7 @@
 //! Moving the pages into the file.
 
+use std::ops::ControlFlow;
+
 use farspace::{Extent, Result as TargetResult, Sink, Transfer};
 use farspace_sys::memory::Memory;
 use farspace_sys::pagemap::Pagemap;
@@ -7,7 +9,7 @@ use farspace_sys::{RemoteAddr, RemoteIoVec};
 
 use crate::output::Output;
 use crate::plan::{self, Planned};
-use crate::{Progress, Result};
+use crate::{Error, Progress, Result};
 
 const PAGE: u64 = 4096;
 /// Runs that are moved by one request: bounds the lists, not the bytes.
@@ -20,7 +22,7 @@ pub(crate) trait Origin {
         &mut self,
         ranges: &[RemoteIoVec],
         sink: &mut Sink<'_>,
-        progress: &mut dyn FnMut(u64),
+        progress: farspace::Progress<'_>,
     ) -> TargetResult<Transfer>;
 
     /// The same memory by copy, whatever its protection is.
@@ -33,7 +35,7 @@ pub(crate) trait Origin {
 /// The file that is being written, and how far it is.
 pub(crate) struct Writer<'a> {
     pub(crate) output: &'a Output,
-    pub(crate) progress: &'a mut dyn FnMut(Progress),
+    pub(crate) progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
     pub(crate) done: Progress,
     /// Bytes that couldn't be had, by the mapping they are in.
     pub(crate) missing: Vec<(Vec<u8>, u64)>,
@@ -78,18 +80,25 @@ impl Writer<'_> {
             let (done, progress) = (&mut self.done, &mut self.progress);
             let transfer = origin.splice(&left, &mut sink, &mut |bytes| {
                 done.done_bytes += bytes;
-                progress(*done);
+                progress(*done)
             })?;
             let Some((stuck, _)) = transfer.stopped else { break };
             let page = RemoteAddr(stuck.0 & !(PAGE - 1));
-            missing += self.by_memory(origin.memory(), &[RemoteIoVec { base: page, len: PAGE }], start, offset)?;
+            missing +=
+                self.by_memory(origin.memory(), &[RemoteIoVec { base: page, len: PAGE }], start, offset)?;
             left = plan::after(&left, RemoteAddr(page.0 + PAGE));
         }
         Ok(missing)
     }
 
     /// Copies the runs page by page where they resist; returns the bytes that couldn't be had.
-    fn by_memory(&mut self, memory: &Memory, runs: &[RemoteIoVec], start: RemoteAddr, offset: u64) -> Result<u64> {
+    fn by_memory(
+        &mut self,
+        memory: &Memory,
+        runs: &[RemoteIoVec],
+        start: RemoteAddr,
+        offset: u64,
+    ) -> Result<u64> {
         use std::os::unix::fs::FileExt;
         let mut buffer = vec![0; 64 * PAGE as usize];
         let mut missing = 0;
@@ -104,10 +113,15 @@ impl Writer<'_> {
                     continue;
                 }
                 let to = offset + (at - start.0);
-                self.output.file().write_all_at(&buffer[..n], to).map_err(|e| self.output.error("write", e))?;
+                self.output
+                    .file()
+                    .write_all_at(&buffer[..n], to)
+                    .map_err(|e| self.output.error("write", e))?;
                 at += n as u64;
                 self.done.done_bytes += n as u64;
-                (self.progress)(self.done);
+                if (self.progress)(self.done).is_break() {
+                    return Err(Error::Interrupted);
+                }
             }
         }
         Ok(missing)

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use farspace_abi::boot::placement;
 use farspace_abi::mailbox::{self, MAX_IOV, Mailbox, op};
 use farspace_abi::region::REGION_BYTES;
 use farspace_sys::arch::SYSCALL_INSTRUCTION;
 use farspace_sys::memory::Memory;
+use farspace_sys::process::Mapping;
 use farspace_sys::ptrace::Running;
 use farspace_sys::shared::SharedMemory;
 use farspace_sys::{RemoteAddr, RemoteIoVec, pidfd};
@@ -16,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
+use crate::cave::Cave;
 use crate::{Error, Result};
 
 /// How long a request may take that doesn't wait for anything outside of the agent.
@@ -31,6 +34,8 @@ pub struct Agent {
     pub(crate) shared: SharedMemory,
     pub(crate) bells: [Bells; mailbox::NR_MAILBOXES],
     pub(crate) region: RemoteAddr,
+    pub(crate) cave: Cave,
+    pub(crate) placement: u32,
     pub(crate) spin: u32,
     pub(crate) gone: AtomicBool,
     /// One request at a time: held while a mailbox is in use.
@@ -125,23 +130,59 @@ impl Agent {
         if self.gone.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        let asked = self.channel().request(op::QUIT, &[], &[]).and_then(|pending| pending.wait("end"));
-        let ended = asked.and_then(|_| self.unmap());
-        if ended.is_err() {
+        if self.quit().and_then(|()| self.unmap()).is_err() {
             // It sees the end of the socket and removes itself, or is dead already.
             rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both).ok();
         }
-        if pidfd::wait_end(self.agent_pidfd.as_fd(), PROMPT) { Ok(()) } else { Err(self.error("end", Errno::TIMEDOUT)) }
+        if !pidfd::wait_end(self.agent_pidfd.as_fd(), PROMPT) {
+            return Err(self.error("end", Errno::TIMEDOUT));
+        }
+        if self.placement == placement::THREAD {
+            // Where the target is gone, so is the cave.
+            let _ = Memory::open_writable(self.pid).map(|memory| self.cave.clear(&memory));
+        }
+        Ok(())
     }
 
-    /// Makes the idle agent unmap everything of ours, itself included, and ends it before it runs on.
+    /// Makes the agent unmap the mailboxes and wait for its end.
+    fn quit(&self) -> Result<()> {
+        let bell = &self.bells[mailbox::AGENT].answer;
+        let mut count = [0; 8];
+        let _ = rustix::io::read(bell, &mut count);
+        let pending = self.channel().request(op::QUIT, &[], &[])?;
+        let deadline = Instant::now() + PROMPT;
+        loop {
+            let mut fds = [PollFd::new(bell, PollFlags::IN), PollFd::new(&self.agent_pidfd, PollFlags::IN)];
+            let nap = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+            match poll(&mut fds, Some(&nap)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(self.error("end", errno)),
+            }
+            if !fds[1].revents().is_empty() {
+                return Err(Error::Gone { pid: self.pid });
+            }
+            if !fds[0].revents().is_empty() {
+                drop(pending);
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(self.error("end", Errno::TIMEDOUT));
+            }
+        }
+    }
+
+    /// Makes the idle agent unmap the region, itself included, and ends it before it runs on.
     fn unmap(&self) -> Result<()> {
         let deadline = Instant::now() + PROMPT;
         let running = Running::seize(self.agent_pid, 0)?;
         running.interrupt()?;
         let thread = running.wait_interrupted(deadline)?;
+        if self.placement == placement::THREAD {
+            let memory = Memory::open_writable(self.pid)?;
+            return self.cave.unmap_and_exit(thread, &memory, self.region, REGION_BYTES);
+        }
         let memory = Memory::open(self.agent_pid)?;
-        let registers = thread.registers()?;
+        let mut registers = thread.registers()?;
         // The agent sleeps in its own code: the bytes before the next instruction are a `syscall`.
         let at = RemoteAddr(registers.instruction().0.wrapping_sub(SYSCALL_INSTRUCTION.len() as u64));
         let mut code = [0; SYSCALL_INSTRUCTION.len()];
@@ -150,28 +191,20 @@ impl Agent {
         if code != SYSCALL_INSTRUCTION || !inside {
             return Err(self.error("be where it should be", Errno::PROTO));
         }
-        let shared = self.shared_address()?;
-        let mut thread = thread;
-        for (address, len) in [(shared, mailbox::SHARED_BYTES), (self.region, REGION_BYTES)] {
-            let mut call = registers;
-            call.load_syscall(at, libc::SYS_munmap as u64, [address.0, len as u64, 0, 0, 0, 0]);
-            thread.set_registers(&call)?;
-            thread = thread.step(deadline)?;
-        }
-        // Stopped right after the last munmap: it never gets to see that its code is gone.
+        registers.load_syscall(at, libc::SYS_munmap as u64, [self.region.0, REGION_BYTES as u64, 0, 0, 0, 0]);
+        thread.set_registers(&registers)?;
+        let stopped = thread.step(deadline)?;
+        // Stopped right after the munmap: it never gets to see that its code is gone.
         pidfd::kill(self.agent_pidfd.as_fd());
-        drop(thread);
+        drop(stopped);
         Ok(())
     }
 
-    /// Where the agent has mapped the mailboxes.
-    fn shared_address(&self) -> Result<RemoteAddr> {
-        let maps = farspace_sys::process::mappings(self.agent_pid)?;
-        let inode = rustix::fs::fstat(self.shared.memfd()).map_err(|e| self.error("map the mailbox", e))?.st_ino;
-        maps.iter()
-            .find(|m| m.inode == inode && m.name.starts_with(b"/memfd:farspace-mailbox"))
-            .map(|m| m.start)
-            .ok_or_else(|| self.error("map the mailbox", Errno::NOENT))
+    /// True for the mappings that the agent has made in the target.
+    pub fn owns(&self, mapping: &Mapping) -> bool {
+        let in_region = mapping.start.0.wrapping_sub(self.region.0) < REGION_BYTES as u64;
+        in_region
+            || mapping.inode == self.shared.inode() && mapping.name.starts_with(b"/memfd:farspace-mailbox")
     }
 
     /// True once the agent was told to leave.
@@ -215,7 +248,11 @@ impl<'a> Channel<'a> {
         let total: u64 = ranges.iter().fold(0, |sum, range| sum.saturating_add(range.len));
         let moved = self.request(op::VMSPLICE, &args, ranges)?.wait("map pages into the pipe")?;
         // The result lies in memory that the target can write to.
-        if moved > total { Err(self.agent.error("map pages into the pipe", Errno::PROTO)) } else { Ok(moved as usize) }
+        if moved > total {
+            Err(self.agent.error("map pages into the pipe", Errno::PROTO))
+        } else {
+            Ok(moved as usize)
+        }
     }
 
     /// Starts to map all ranges into a pipe, waiting for its reader whenever it is full.
@@ -237,13 +274,13 @@ impl<'a> Channel<'a> {
         Ok(pending.wait("fork a snapshot")? as i32)
     }
 
-    /// Ends the snapshot child.
+    /// Asks the snapshot child to end.
     ///
     /// # Errors
     ///
-    /// It is gone already.
+    /// None so far.
     pub fn quit(self) -> Result<()> {
-        self.request(op::QUIT, &[], &[])?.wait("end").map(drop)
+        self.request(op::QUIT, &[], &[]).map(drop)
     }
 
     pub(crate) fn request(self, op: u32, args: &[u64], ranges: &[RemoteIoVec]) -> Result<Pending<'a>> {

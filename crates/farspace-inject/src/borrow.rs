@@ -80,7 +80,8 @@ pub fn candidates(pid: i32) -> Result<Vec<i32>> {
 pub fn borrow(pid: i32, options: u32, deadline: Instant) -> Result<Borrowed> {
     loop {
         for tid in candidates(pid)? {
-            let attempt = Instant::now() + (deadline - Instant::now()).min(std::time::Duration::from_millis(250));
+            let attempt =
+                Instant::now() + (deadline - Instant::now()).min(std::time::Duration::from_millis(250));
             match stop(pid, tid, options, attempt) {
                 Err(Error::Sys(e)) if e.is_gone() || e.errno == Errno::TIMEDOUT => {}
                 Err(Error::Sys(e)) if e.errno == Errno::PERM => {

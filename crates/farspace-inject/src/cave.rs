@@ -8,9 +8,10 @@
 use std::time::{Duration, Instant};
 
 use farspace_sys::RemoteAddr;
-use farspace_sys::arch::SYSCALL_INSTRUCTION;
+use farspace_sys::arch::{SYSCALL_INSTRUCTION, syscall_and_exit};
 use farspace_sys::memory::Memory;
 use farspace_sys::process::Mapping;
+use farspace_sys::ptrace::Stopped;
 
 use crate::borrow::Borrowed;
 use crate::{Error, Refusal, Result};
@@ -57,7 +58,13 @@ impl Cave {
     /// # Errors
     ///
     /// Gone, or the thread doesn't get to run.
-    pub fn syscall(&self, borrowed: Borrowed, memory: &Memory, nr: u64, args: [u64; 6]) -> Result<(Borrowed, i64)> {
+    pub fn syscall(
+        &self,
+        borrowed: Borrowed,
+        memory: &Memory,
+        nr: u64,
+        args: [u64; 6],
+    ) -> Result<(Borrowed, i64)> {
         let Borrowed { mut thread, resume, since, near } = borrowed;
         memory.write(self.at, &resume.restarted().syscall_and_resume())?;
         let mut call = resume;
@@ -74,14 +81,14 @@ impl Cave {
                 }
                 let result = now.result();
                 thread.set_registers(&resume)?;
-                memory.write(self.at, &[0; CAVE_BYTES])?;
+                self.clear(memory)?;
                 return Ok((Borrowed { thread, resume, since, near }, result));
             }
             // A signal (or a group stop) came first. A group stop is run through; a signal must find the thread
             // with its own registers, so the borrowing starts over.
             if thread.pending_signal() != 0 {
                 thread.set_registers(&resume)?;
-                memory.write(self.at, &[0; CAVE_BYTES])?;
+                self.clear(memory)?;
                 let running = thread.resume()?;
                 running.interrupt()?;
                 let stopped = running.wait_interrupted(deadline)?;
@@ -91,5 +98,34 @@ impl Cave {
                 return self.syscall(Borrowed { thread: stopped, resume, since, near }, memory, nr, args);
             }
         }
+    }
+
+    /// Makes an idle agent that is a thread of the target unmap a range and exit, and lets it go. It gets through
+    /// whatever happens to this process. The cave can be [cleared](Cave::clear) once it has ended.
+    ///
+    /// # Errors
+    ///
+    /// Gone.
+    pub fn unmap_and_exit(
+        &self,
+        thread: Stopped,
+        memory: &Memory,
+        range: RemoteAddr,
+        len: usize,
+    ) -> Result<()> {
+        memory.write(self.at, &syscall_and_exit())?;
+        let mut call = thread.registers()?;
+        call.load_syscall(self.at, libc::SYS_munmap as u64, [range.0, len as u64, 0, 0, 0, 0]);
+        thread.set_registers(&call)?;
+        Ok(thread.detach()?)
+    }
+
+    /// Puts back the zeros that were there.
+    ///
+    /// # Errors
+    ///
+    /// Gone.
+    pub fn clear(&self, memory: &Memory) -> Result<()> {
+        Ok(memory.write(self.at, &[0; CAVE_BYTES])?)
     }
 }

@@ -62,6 +62,12 @@ pub enum Refusal {
     /// The process or task limit is reached.
     #[error("it can't have another task: {0}; raise its RLIMIT_NPROC or its cgroup's pids.max")]
     NoTask(Errno),
+    /// An init or a child subreaper on a kernel whose pidfds can't name a thread.
+    #[error("it takes in orphans (an init or a child subreaper), which needs Linux 6.9 to be visited")]
+    Reaper,
+    /// An init or a child subreaper that is stopped: its agent would be stopped as well.
+    #[error("it takes in orphans (an init or a child subreaper) and is stopped; continue it first (SIGCONT)")]
+    StoppedReaper,
     /// Kernel older than 5.16: a dying agent would take the target along.
     #[error("this kernel is older than 5.16, where a visit can't be ended safely")]
     OldKernel,

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use farspace_sys::arch::Registers;
-use farspace_sys::process;
+use farspace_sys::process::{self, Activity};
 use farspace_sys::ptrace::{Running, Stopped};
 use rustix::io::Errno;
 
@@ -29,14 +29,15 @@ pub struct FrozenThread {
 }
 
 impl Frozen {
-    /// Stops all threads of a process. Threads that are made meanwhile are found and stopped, too.
+    /// Stops all threads of a process, but for an agent that is one. Threads that are made meanwhile are found and
+    /// stopped, too.
     ///
     /// # Errors
     ///
     /// Refused: traced, 32-bit, or a thread doesn't stop before the timeout. Gone. Nothing stays stopped then.
-    pub fn stop(pid: i32, timeout: Duration) -> Result<Self> {
+    pub fn stop(pid: i32, agent: Option<i32>, timeout: Duration) -> Result<Self> {
         let deadline = Instant::now() + timeout;
-        let mut seen = HashSet::new();
+        let mut seen: HashSet<i32> = agent.into_iter().collect();
         let mut frozen = Self { pid, threads: Vec::new(), since: Instant::now() };
         loop {
             // Once a look at the list finds nothing new, every thread that could make one is stopped.
@@ -48,43 +49,10 @@ impl Frozen {
             if new.is_empty() {
                 break;
             }
-            let mut running = Vec::with_capacity(new.len());
-            for tid in new {
-                match Running::seize(tid, 0) {
-                    Ok(thread) => running.push(thread),
-                    Err(e) if e.is_gone() => {}
-                    Err(e) if e.errno == Errno::PERM => {
-                        let status = process::status(tid);
-                        if status.as_ref().is_ok_and(|s| matches!(s.state, 'Z' | 'X')) {
-                            continue;
-                        }
-                        let tracer = status.map_or(0, |s| s.tracer);
-                        if tracer != 0 {
-                            return Err(Error::refused(pid, Refusal::Traced { tracer }));
-                        }
-                        return Err(e.into());
-                    }
-                    Err(e) => return Err(e.into()),
-                }
-            }
             if frozen.threads.is_empty() {
                 frozen.since = Instant::now();
             }
-            running.retain(|thread| thread.interrupt().is_ok());
-            for thread in running {
-                match thread.wait_interrupted(deadline) {
-                    Ok(stopped) => match hide_stop(pid, &stopped) {
-                        Ok(registers) => frozen.threads.push(FrozenThread { thread: stopped, registers }),
-                        Err(Error::Sys(e)) if e.is_gone() => {}
-                        Err(e) => return Err(e),
-                    },
-                    Err(e) if e.is_gone() => {}
-                    Err(e) if e.errno == Errno::TIMEDOUT => {
-                        return Err(Error::refused(pid, Refusal::Uninterruptible));
-                    }
-                    Err(e) => return Err(e.into()),
-                }
-            }
+            frozen.threads.extend(hold(pid, &new, deadline)?);
         }
         if frozen.threads.is_empty() {
             return Err(Error::Gone { pid });
@@ -113,4 +81,62 @@ impl Frozen {
         }
         since.elapsed()
     }
+}
+
+/// Stops these threads of a process, all at once; those that have ended are left out.
+///
+/// # Errors
+///
+/// As [`Frozen::stop`]; nothing stays stopped then.
+pub(crate) fn hold(pid: i32, tids: &[i32], deadline: Instant) -> Result<Vec<FrozenThread>> {
+    let mut running = Vec::with_capacity(tids.len());
+    for &tid in tids {
+        match Running::seize(tid, 0) {
+            Ok(thread) => running.push(thread),
+            Err(e) if e.is_gone() => {}
+            Err(e) if e.errno == Errno::PERM => {
+                let status = process::status(tid);
+                if status.as_ref().is_ok_and(|s| matches!(s.state, 'Z' | 'X')) {
+                    continue;
+                }
+                let tracer = status.map_or(0, |s| s.tracer);
+                return Err(if tracer == 0 {
+                    e.into()
+                } else {
+                    Error::refused(pid, Refusal::Traced { tracer })
+                });
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    running.retain(|thread| thread.interrupt().is_ok());
+    let mut held = Vec::with_capacity(running.len());
+    for thread in running {
+        match thread.wait_interrupted(deadline) {
+            Ok(stopped) => match hide_stop(pid, &stopped) {
+                Ok(registers) => held.push(FrozenThread { thread: stopped, registers }),
+                Err(Error::Sys(e)) if e.is_gone() => {}
+                Err(e) => return Err(e),
+            },
+            Err(e) if e.is_gone() => {}
+            Err(e) if e.errno == Errno::TIMEDOUT => {
+                return Err(Error::refused(pid, Refusal::Uninterruptible));
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(held)
+}
+
+/// The threads that may look for children of the target right now: those that run, and those that wait for a
+/// child.
+pub(crate) fn that_may_wait(pid: i32) -> Result<Vec<i32>> {
+    const WAITS: [u64; 2] = [libc::SYS_wait4 as u64, libc::SYS_waitid as u64];
+    let mut tids = process::threads(pid)?;
+    tids.retain(|&tid| match process::activity(pid, tid) {
+        Activity::Running => true,
+        Activity::Blocked { nr } => WAITS.contains(&nr),
+        Activity::Unknown => false,
+    });
+    Ok(tids)
 }

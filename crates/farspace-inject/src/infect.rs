@@ -1,15 +1,16 @@
 //! Placing the agent.
 
+use std::mem::offset_of;
 use std::os::fd::AsFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use farspace_abi::boot::{BootContext, HOST_SOCKET_FD};
+use farspace_abi::boot::{BootContext, HOST_SOCKET_FD, placement};
 use farspace_abi::mailbox;
 use farspace_abi::region::{CODE_BYTES, CONTEXT_OFFSET, DATA_BYTES, MAGIC, REGION_BYTES};
 use farspace_sys::memory::Memory;
-use farspace_sys::process::{self, Mapping};
+use farspace_sys::process::{self, Mapping, Status};
 use farspace_sys::shared::SharedMemory;
 use farspace_sys::{RemoteAddr, pidfd};
 use rustix::event::{EventfdFlags, eventfd};
@@ -18,7 +19,7 @@ use rustix::io::Errno;
 use crate::agent::{Agent, Bells, send_fds};
 use crate::borrow::{self, Borrowed};
 use crate::cave::Cave;
-use crate::{BLOB, Error, Refusal, Result};
+use crate::{BLOB, Error, Refusal, Result, freeze};
 
 /// How long the borrowed thread waits to be taken back before it goes on by itself.
 const GO_TIMEOUT: Duration = Duration::from_millis(50);
@@ -50,12 +51,22 @@ fn place(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
     let shared = SharedMemory::new().map_err(|e| host_error(pid, e))?;
     let bells = [Bells::new(pid)?, Bells::new(pid)?];
 
+    let may_wait = freeze::that_may_wait(pid)?;
     let borrowed = borrow::borrow(pid, 0, Instant::now() + timeout)?;
-    let (context, held) = boot(pid, borrowed, &memory, cave, region)?;
-    let agent_pid = process::pid_in_namespace(pid, &status, context.agent_pid as i32)
+    let visit = Visit { pid, status: &status, memory: &memory, cave, region, may_wait };
+    let (context, held) = visit.boot(borrowed)?;
+    let ns_pid = context.agent_pid as i32;
+    let found = match context.placement {
+        placement::THREAD => process::tid_in_namespace(pid, ns_pid),
+        _ => process::pid_in_namespace(pid, &status, ns_pid),
+    };
+    let agent_pid = found
         .ok_or(Error::Agent { pid, operation: "be found", errno: Errno::SRCH })?;
 
-    let agent_pidfd = pidfd::open(agent_pid)?;
+    let agent_pidfd = match context.placement {
+        placement::THREAD => pidfd::open_thread(agent_pid)?,
+        _ => pidfd::open(agent_pid)?,
+    };
     let socket = pidfd::take_fd(agent_pidfd.as_fd(), agent_pid, HOST_SOCKET_FD)?;
     let fds = [
         shared.memfd().as_fd().try_clone_to_owned().map_err(|_| host_error(pid, Errno::MFILE))?,
@@ -66,7 +77,11 @@ fn place(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
         target,
     ];
     let borrowed_fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-    send_fds(socket.as_fd(), &borrowed_fds).map_err(|errno| Error::Agent { pid, operation: "take its mailbox", errno })?;
+    send_fds(socket.as_fd(), &borrowed_fds).map_err(|errno| Error::Agent {
+        pid,
+        operation: "take its mailbox",
+        errno,
+    })?;
     let agent = Agent {
         pid,
         agent_pid,
@@ -75,81 +90,131 @@ fn place(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
         shared,
         bells,
         region: region.at,
+        cave,
+        placement: context.placement,
         spin: if std::thread::available_parallelism().is_ok_and(|n| n.get() > 1) { SPIN } else { 0 },
         gone: AtomicBool::new(false),
         busy: [const { Mutex::new(()) }; mailbox::NR_MAILBOXES],
     };
     // The vDSO page is a private copy since the cave was written to; dropped, it is the kernel's own again.
-    agent.channel().syscall(libc::SYS_madvise as u64, [cave.page().0, 4096, libc::MADV_DONTNEED as u64, 0, 0, 0])?;
+    agent
+        .channel()
+        .syscall(libc::SYS_madvise as u64, [cave.page().0, 4096, libc::MADV_DONTNEED as u64, 0, 0, 0])?;
     agent.check()?;
     Ok((Arc::new(agent), held))
 }
 
-/// Maps the region, lets the thread make the agent, and gives the thread back.
-fn boot(
+/// What is known of the target while the agent is placed.
+struct Visit<'a> {
     pid: i32,
-    borrowed: Borrowed,
-    memory: &Memory,
+    status: &'a Status,
+    memory: &'a Memory,
     cave: Cave,
     region: Region,
-) -> Result<(BootContext, Duration)> {
-    let mut borrowed = borrowed;
-    borrow::abort_rseq(&borrowed.thread, memory, &mut borrowed.resume)?;
-    let since = borrowed.since;
-    let borrowed = region.map(pid, borrowed, memory, cave)?;
+    /// Threads that may look for children while the helper is one.
+    may_wait: Vec<i32>,
+}
 
-    let resume = borrowed.resume.restarted();
-    let context = BootContext {
-        magic: MAGIC,
-        resume_rip: resume.instruction().0,
-        resume: resume.syscall_registers(),
-        all_signals: u64::MAX,
-        go_timeout: [0, GO_TIMEOUT.as_nanos() as i64],
-        ..BootContext::default()
-    };
-    memory.write(region.at, BLOB)?;
-    memory.write(region.context(), &context.to_bytes())?;
+impl Visit<'_> {
+    /// Maps the region, lets the thread make the agent, and gives the thread back.
+    fn boot(&self, mut borrowed: Borrowed) -> Result<(BootContext, Duration)> {
+        let Self { pid, memory, cave, region, .. } = *self;
+        borrow::abort_rseq(&borrowed.thread, memory, &mut borrowed.resume)?;
+        let since = borrowed.since;
+        let borrowed = region.map(pid, borrowed, memory, cave)?;
+        let (borrowed, placement) = self.choose_placement(borrowed)?;
+        self.write_region(&borrowed, placement)?;
+        let Borrowed { thread, resume, near, .. } = borrowed;
 
-    let mut entry = borrowed.resume;
-    entry.set_instruction(region.at);
-    entry.forget_syscall();
-    borrowed.thread.set_registers(&entry)?;
-    let running = borrowed.thread.resume_without_signal()?;
+        // Nobody else may look for children while the helper is one.
+        let deadline = Instant::now() + START;
+        let others: Vec<i32> = self.may_wait.iter().copied().filter(|&tid| tid != thread.tid()).collect();
+        let held = freeze::hold(pid, &others, deadline)?;
 
-    // From here on the thread gets through by itself, whatever happens to this process.
-    let deadline = Instant::now() + START;
-    let done = wait_for(deadline, || {
-        let context = BootContext::read(memory, region.context())?;
-        Ok((context.thread_done == 1).then_some(context))
-    });
-    running.interrupt()?;
-    let mut thread = running.wait_interrupted(deadline)?;
-    let here = thread.registers()?.instruction();
-    if here.0.wrapping_sub(region.at.0) < REGION_BYTES as u64 {
-        thread.set_registers(&borrowed.resume)?;
-    }
-    let context = done?.ok_or(Error::Agent { pid, operation: "start", errno: Errno::TIMEDOUT })?;
-    let failed = [context.helper_pid, context.agent_pid].into_iter().find(|result| *result < 0);
-    if let Some(result) = failed {
-        let again = Borrowed { resume: borrowed.resume, thread, since, near: borrowed.near };
-        thread = region.unmap(again, memory, cave)?;
-        thread.detach()?;
-        return Err(Error::refused(pid, Refusal::NoTask(Errno::from_raw_os_error((-result) as i32))));
-    }
-    thread.detach()?;
-    let held = since.elapsed();
-
-    let ready = wait_for(deadline, || {
-        let context = BootContext::read(memory, region.context())?;
-        Ok((context.agent_ready != 0 && context.agent_pid != 0).then_some(context))
-    })?;
-    match ready {
-        Some(context) if context.agent_ready == 1 => Ok((context, held)),
-        Some(context) => {
-            let errno = Errno::from_raw_os_error((context.agent_ready as i32).wrapping_neg());
-            Err(Error::Agent { pid, operation: "make its socket", errno })
+        let mut entry = resume;
+        entry.set_instruction(region.at);
+        entry.forget_syscall();
+        thread.set_registers(&entry)?;
+        let running = thread.resume_without_signal()?;
+        // From here on the thread gets through by itself, whatever happens to this process.
+        let done = wait_for(deadline, || {
+            let context = BootContext::read(memory, region.context())?;
+            Ok((context.thread_done == 1).then_some(context))
+        });
+        drop(held);
+        running.interrupt()?;
+        let thread = running.wait_interrupted(deadline)?;
+        if thread.registers()?.instruction().0.wrapping_sub(region.at.0) < REGION_BYTES as u64 {
+            thread.set_registers(&resume)?;
         }
-        None => Err(Error::Agent { pid, operation: "start", errno: Errno::TIMEDOUT }),
+        let context = done?.ok_or(Error::Agent { pid, operation: "start", errno: Errno::TIMEDOUT })?;
+        let failed = [context.helper_pid, context.agent_pid].into_iter().find(|result| *result < 0);
+        if let Some(result) = failed {
+            let again = Borrowed { thread, resume, since, near };
+            region.unmap(again, memory, cave)?.detach()?;
+            return Err(Error::refused(pid, Refusal::NoTask(Errno::from_raw_os_error((-result) as i32))));
+        }
+        thread.detach()?;
+        let held = since.elapsed();
+        Ok((self.wait_ready(deadline)?, held))
+    }
+
+    /// An orphan below an init or a child subreaper would be its child: there the agent is a thread.
+    fn choose_placement(&self, borrowed: Borrowed) -> Result<(Borrowed, u32)> {
+        let Self { pid, status, memory, cave, region, .. } = *self;
+        let flag = RemoteAddr(region.context().0 + offset_of!(BootContext, is_subreaper) as u64);
+        let args = [libc::PR_GET_CHILD_SUBREAPER as u64, flag.0, 0, 0, 0, 0];
+        let (borrowed, _) = cave.syscall(borrowed, memory, libc::SYS_prctl as u64, args)?;
+        let is_subreaper = BootContext::read(memory, region.context())?.is_subreaper != 0;
+        if !is_subreaper && !process::is_init(status) {
+            return Ok((borrowed, placement::ORPHAN));
+        }
+        let refusal = if pidfd::open_thread(borrowed.thread.tid()).is_err() {
+            Some(Refusal::Reaper)
+        } else if status.state == 'T' {
+            Some(Refusal::StoppedReaper)
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            region.unmap(borrowed, memory, cave)?.detach()?;
+            return Err(Error::refused(pid, refusal));
+        }
+        Ok((borrowed, placement::THREAD))
+    }
+
+    fn write_region(&self, borrowed: &Borrowed, placement: u32) -> Result<()> {
+        let resume = borrowed.resume.restarted();
+        let clone_flags =
+            if placement == placement::THREAD { placement::THREAD_FLAGS } else { placement::ORPHAN_FLAGS };
+        let context = BootContext {
+            magic: MAGIC,
+            resume_rip: resume.instruction().0,
+            resume: resume.syscall_registers(),
+            all_signals: u64::MAX,
+            go_timeout: [0, GO_TIMEOUT.as_nanos() as i64],
+            placement,
+            clone_flags,
+            ..BootContext::default()
+        };
+        self.memory.write(self.region.at, BLOB)?;
+        Ok(self.memory.write(self.region.context(), &context.to_bytes())?)
+    }
+
+    fn wait_ready(&self, deadline: Instant) -> Result<BootContext> {
+        let Self { pid, memory, region, .. } = *self;
+        let ready = wait_for(deadline, || {
+            let context = BootContext::read(memory, region.context())?;
+            Ok((context.agent_ready != 0 && context.agent_pid != 0).then_some(context))
+        })?;
+        match ready {
+            Some(context) if context.agent_ready == 1 => Ok(context),
+            Some(context) => {
+                let errno = Errno::from_raw_os_error((context.agent_ready as i32).wrapping_neg());
+                Err(Error::Agent { pid, operation: "make its socket", errno })
+            }
+            None => Err(Error::Agent { pid, operation: "start", errno: Errno::TIMEDOUT }),
+        }
     }
 }
 
@@ -157,7 +222,7 @@ fn boot(
 #[derive(Debug, Clone, Copy)]
 struct Region {
     at: RemoteAddr,
-    /// Left by a visit that was killed; mapped already.
+    /// Left by a visit that was killed: mapped already, as a whole or in part.
     left_over: bool,
 }
 
@@ -188,9 +253,10 @@ impl Region {
         Err(Error::Sys(farspace_sys::Error::new("find room in the address space", pid, Errno::NOMEM)))
     }
 
+    /// What a killed visit leaves begins with the blob, or with zeros where it was killed before that was written.
     fn is_left_over(at: RemoteAddr, memory: &Memory) -> bool {
-        let context = RemoteAddr(at.0 + CONTEXT_OFFSET as u64);
-        memory.read_u64(context).is_ok_and(|magic| magic == MAGIC || magic == 0)
+        let mut begin = [0; 64];
+        memory.read_exact(at, &mut begin).is_ok() && (BLOB.starts_with(&begin) || begin == [0; 64])
     }
 
     fn context(self) -> RemoteAddr {
@@ -204,7 +270,11 @@ impl Region {
         };
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
         let mut borrowed = borrowed;
-        if !self.left_over {
+        if self.left_over {
+            let args = [self.at.0, REGION_BYTES as u64, 0, 0, 0, 0];
+            (borrowed, _) = cave.syscall(borrowed, memory, libc::SYS_munmap as u64, args)?;
+        }
+        {
             let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
             let args = [self.at.0, REGION_BYTES as u64, protection, flags as u64, u64::MAX, 0];
             let result;
@@ -236,7 +306,8 @@ fn random_bytes(pid: i32, memory: &Memory) -> Result<[u8; 8]> {
     const AT_RANDOM: u64 = 25;
     let auxv = std::fs::read(format!("/proc/{pid}/auxv")).unwrap_or_default();
     let word = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).unwrap_or(0);
-    let at = auxv.chunks_exact(16).find(|pair| word(&pair[..8]) == AT_RANDOM).map_or(0, |pair| word(&pair[8..]));
+    let at =
+        auxv.chunks_exact(16).find(|pair| word(&pair[..8]) == AT_RANDOM).map_or(0, |pair| word(&pair[8..]));
     let mut seed = (pid as u64).to_le_bytes();
     // Without them (a static program may have wiped its stack) the pid does.
     let _ = memory.read_exact(RemoteAddr(at), &mut seed);
@@ -245,7 +316,9 @@ fn random_bytes(pid: i32, memory: &Memory) -> Result<[u8; 8]> {
 
 /// True if an agent lives in the region.
 fn in_use(pid: i32, at: RemoteAddr, memory: &Memory) -> bool {
-    let Ok(context) = BootContext::read(memory, RemoteAddr(at.0 + CONTEXT_OFFSET as u64)) else { return false };
+    let Ok(context) = BootContext::read(memory, RemoteAddr(at.0 + CONTEXT_OFFSET as u64)) else {
+        return false;
+    };
     let Ok(status) = process::status(pid) else { return false };
     let agent = i32::try_from(context.agent_pid).ok().filter(|pid| *pid > 0);
     agent
@@ -255,7 +328,8 @@ fn in_use(pid: i32, at: RemoteAddr, memory: &Memory) -> bool {
 
 impl Bells {
     fn new(pid: i32) -> Result<Self> {
-        let new = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| host_error(pid, e));
+        let new =
+            || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| host_error(pid, e));
         Ok(Self { ring: new()?, answer: new()? })
     }
 }
@@ -273,7 +347,8 @@ impl ContextBytes for BootContext {
         words.extend(self.go_timeout.map(|n| n as u64));
         words.extend([self.helper_pid as u64, self.agent_pid as u64]);
         let halves = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-        words.extend([halves(self.thread_done, self.agent_ready), halves(self.host_fd, self.reserved)]);
+        words.extend([halves(self.thread_done, self.agent_ready), halves(self.host_fd, self.placement)]);
+        words.push(halves(self.clone_flags, self.is_subreaper));
         let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
         debug_assert_eq!(bytes.len(), size_of::<Self>());
         bytes
@@ -288,7 +363,6 @@ impl ContextBytes for BootContext {
         let half = |offset: usize| {
             bytes.get(offset..offset + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
         };
-        use std::mem::offset_of;
         Ok(Self {
             magic: word(offset_of!(Self, magic)),
             helper_pid: word(offset_of!(Self, helper_pid)) as i64,
@@ -296,6 +370,8 @@ impl ContextBytes for BootContext {
             thread_done: half(offset_of!(Self, thread_done)),
             agent_ready: half(offset_of!(Self, agent_ready)),
             host_fd: half(offset_of!(Self, host_fd)),
+            placement: half(offset_of!(Self, placement)),
+            is_subreaper: half(offset_of!(Self, is_subreaper)),
             ..Self::default()
         })
     }

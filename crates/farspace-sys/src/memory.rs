@@ -54,7 +54,9 @@ impl Memory {
     ///
     /// EIO where nothing is mapped at `from`, or it can't be read.
     pub fn read(&self, from: RemoteAddr, buffer: &mut [u8]) -> Result<usize> {
-        self.file.read_at(buffer, from.0).map_err(|e| Error::new("read memory", self.pid, errno_of(&e)).at(from))
+        self.file
+            .read_at(buffer, from.0)
+            .map_err(|e| Error::new("read memory", self.pid, errno_of(&e)).at(from))
     }
 
     /// Reads exactly `buffer.len()` bytes.
@@ -91,7 +93,9 @@ impl Memory {
     ///
     /// EIO where it can't be written.
     pub fn write(&self, to: RemoteAddr, bytes: &[u8]) -> Result<()> {
-        self.file.write_all_at(bytes, to.0).map_err(|e| Error::new("write memory", self.pid, errno_of(&e)).at(to))
+        self.file
+            .write_all_at(bytes, to.0)
+            .map_err(|e| Error::new("write memory", self.pid, errno_of(&e)).at(to))
     }
 }
 
@@ -105,7 +109,14 @@ pub fn process_vm_readv(pid: i32, from: &[RemoteIoVec], into: &mut [u8]) -> Resu
     // SAFETY: the local range is a live, exclusive buffer; `RemoteIoVec` is laid out as `struct iovec`
     // (asserted in farspace-abi) and its addresses are only used in the other process.
     let n = unsafe {
-        libc::process_vm_readv(pid, &raw const local, 1, from.as_ptr().cast::<libc::iovec>(), from.len() as u64, 0)
+        libc::process_vm_readv(
+            pid,
+            &raw const local,
+            1,
+            from.as_ptr().cast::<libc::iovec>(),
+            from.len() as u64,
+            0,
+        )
     };
     if n < 0 {
         let error = Error::last("read memory", pid);

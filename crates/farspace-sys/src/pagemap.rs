@@ -172,7 +172,8 @@ mod tests {
         let len = 16 * PAGE as usize;
         // SAFETY: a new private mapping at an address of the kernel's choice.
         let at = unsafe {
-            let (read_write, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            let (read_write, flags) =
+                (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
             libc::mmap(std::ptr::null_mut(), len, read_write, flags, -1, 0).cast::<u8>()
         };
         for page in [1, 2, 7] {

@@ -19,13 +19,26 @@ pub fn open(pid: i32) -> Result<OwnedFd> {
     rustix::process::pidfd_open(raw, PidfdFlags::empty()).map_err(|e| Error::new("open a pidfd", pid, e))
 }
 
+/// Opens a pidfd for one thread (PIDFD_THREAD, Linux 6.9). A signal sent through it can end the whole process.
+///
+/// # Errors
+///
+/// ESRCH: no such thread; EINVAL: an older kernel.
+pub fn open_thread(tid: i32) -> Result<OwnedFd> {
+    let raw = Pid::from_raw(tid).ok_or(Error::new("open a pidfd", tid, Errno::SRCH))?;
+    // PIDFD_THREAD is O_EXCL (include/uapi/linux/pidfd.h).
+    let flags = PidfdFlags::from_bits_retain(libc::O_EXCL as u32);
+    rustix::process::pidfd_open(raw, flags).map_err(|e| Error::new("open a pidfd", tid, e))
+}
+
 /// The pid that a pidfd stands for, as seen from here, or ESRCH if it was reaped.
 ///
 /// # Errors
 ///
 /// EBADF if `pidfd` isn't one, ESRCH if its process is gone or not visible here.
 pub fn pid_of(pidfd: BorrowedFd<'_>) -> std::result::Result<i32, Errno> {
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).map_err(|_| Errno::BADF)?;
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))
+        .map_err(|_| Errno::BADF)?;
     let line = text.lines().find_map(|l| l.strip_prefix("Pid:")).ok_or(Errno::BADF)?;
     match line.trim().parse::<i32>() {
         Ok(pid) if pid > 0 => Ok(pid),

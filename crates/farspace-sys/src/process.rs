@@ -32,7 +32,10 @@ pub struct Status {
 pub fn status(pid: i32) -> Result<Status> {
     let text = read(pid, "status")?;
     let field = |name: &str| {
-        text.lines().find_map(|l| l.strip_prefix(name)).and_then(|l| l.strip_prefix(':')).map_or("", str::trim)
+        text.lines()
+            .find_map(|l| l.strip_prefix(name))
+            .and_then(|l| l.strip_prefix(':'))
+            .map_or("", str::trim)
     };
     Ok(Status {
         tgid: field("Tgid").parse().unwrap_or(0),
@@ -50,7 +53,8 @@ pub fn status(pid: i32) -> Result<Status> {
 ///
 /// ESRCH: no such process.
 pub fn threads(pid: i32) -> Result<Vec<i32>> {
-    let entries = fs::read_dir(format!("/proc/{pid}/task")).map_err(|e| error(pid, "list the threads", &e))?;
+    let entries =
+        fs::read_dir(format!("/proc/{pid}/task")).map_err(|e| error(pid, "list the threads", &e))?;
     Ok(entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect())
 }
 
@@ -130,6 +134,12 @@ fn parse_mapping(line: &[u8]) -> Option<Mapping> {
 /// True if the process is an init of its pid namespace: orphans below it become its children.
 pub fn is_init(status: &Status) -> bool {
     status.ns_pids.last() == Some(&1)
+}
+
+/// The tid here of the thread of `pid` that is `ns_tid` in the process's own pid namespace.
+pub fn tid_in_namespace(pid: i32, ns_tid: i32) -> Option<i32> {
+    let is_it = |tid: &i32| status(*tid).is_ok_and(|s| s.ns_pids.last() == Some(&ns_tid));
+    threads(pid).ok()?.into_iter().find(is_it)
 }
 
 /// The pid here of the process that is `ns_pid` in the pid namespace of `of`.

@@ -93,7 +93,9 @@ impl Running {
     pub fn wait(self, deadline: Instant) -> Result<Stopped> {
         let this = ManuallyDrop::new(self);
         match wait(this.tid, deadline)? {
-            Status::Stop { signal, event } => Ok(Stopped { tid: this.tid, signal, event, _not_send: PhantomData }),
+            Status::Stop { signal, event } => {
+                Ok(Stopped { tid: this.tid, signal, event, _not_send: PhantomData })
+            }
             Status::Gone => Err(Error::new("stop a thread", this.tid, Errno::SRCH)),
         }
     }
@@ -125,7 +127,9 @@ impl Running {
             match wait(this.tid, deadline)? {
                 Status::Gone => return Ok(()),
                 Status::Stop { signal, event } => {
-                    Stopped { tid: this.tid, signal, event, _not_send: PhantomData }.resume().map(mem::forget)?;
+                    Stopped { tid: this.tid, signal, event, _not_send: PhantomData }
+                        .resume()
+                        .map(mem::forget)?;
                 }
             }
         }
@@ -200,7 +204,10 @@ impl Stopped {
         let mut registers: libc::user_regs_struct = unsafe { mem::zeroed() };
         // SAFETY: viewed as the bytes that it is made of.
         let bytes = unsafe {
-            std::slice::from_raw_parts_mut((&raw mut registers).cast::<u8>(), size_of::<libc::user_regs_struct>())
+            std::slice::from_raw_parts_mut(
+                (&raw mut registers).cast::<u8>(),
+                size_of::<libc::user_regs_struct>(),
+            )
         };
         if self.register_set(NT_PRSTATUS, bytes)? != size_of::<libc::user_regs_struct>() {
             return Err(Error::new("read 64-bit registers", self.tid, Errno::OPNOTSUPP));
@@ -294,7 +301,8 @@ impl Stopped {
     ///
     /// EIO or EFAULT: not mapped; ESRCH: gone.
     pub fn poke(&self, at: RemoteAddr, word: u64) -> Result<()> {
-        request(libc::PTRACE_POKEDATA, self.tid, at.0 as usize, word as usize, "write memory").map_err(|e| e.at(at))
+        request(libc::PTRACE_POKEDATA, self.tid, at.0 as usize, word as usize, "write memory")
+            .map_err(|e| e.at(at))
     }
 
     /// Runs one instruction and stops again.

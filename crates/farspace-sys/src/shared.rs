@@ -17,6 +17,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 pub struct SharedMemory {
     address: *mut core::ffi::c_void,
     memfd: OwnedFd,
+    inode: u64,
 }
 
 // SAFETY: the mapping belongs to the value, and everything in it is atomic.
@@ -37,14 +38,27 @@ impl SharedMemory {
         rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         // SAFETY: a new mapping at an address of the kernel's choice.
         let address = unsafe {
-            mmap(ptr::null_mut(), SHARED_BYTES, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &memfd, 0)?
+            mmap(
+                ptr::null_mut(),
+                SHARED_BYTES,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                &memfd,
+                0,
+            )?
         };
-        Ok(Self { address, memfd })
+        let inode = rustix::fs::fstat(&memfd)?.st_ino;
+        Ok(Self { address, memfd, inode })
     }
 
     /// The memory as a file, to be sent to the agent.
     pub fn memfd(&self) -> impl AsFd + '_ {
         &self.memfd
+    }
+
+    /// Inode number of that file, as /proc/PID/maps shows it.
+    pub fn inode(&self) -> u64 {
+        self.inode
     }
 
     /// One of the mailboxes.

@@ -65,7 +65,9 @@ impl Error {
             Errno::PERM | Errno::ACCESS => {
                 Some("run as the target's user or with CAP_SYS_PTRACE, and see kernel.yama.ptrace_scope")
             }
-            Errno::FAULT => Some("the address isn't mapped, or can't be read (PROT_NONE, device memory, secretmem)"),
+            Errno::FAULT => {
+                Some("the address isn't mapped, or can't be read (PROT_NONE, device memory, secretmem)")
+            }
             _ => None,
         }
     }
@@ -101,14 +103,22 @@ impl std::error::Error for Error {
 impl From<inject::Error> for Error {
     fn from(source: inject::Error) -> Self {
         let pid = match &source {
-            inject::Error::Refused { pid, .. } | inject::Error::Gone { pid } | inject::Error::Agent { pid, .. } => *pid,
+            inject::Error::Refused { pid, .. }
+            | inject::Error::Gone { pid }
+            | inject::Error::Agent { pid, .. } => *pid,
             inject::Error::Sys(e) => e.pid,
         };
         let address = match &source {
             inject::Error::Sys(e) => e.address,
             _ => None,
         };
-        Self { operation: "visit the memory", pid: Some(pid), address, errno: source.errno(), source: Some(source) }
+        Self {
+            operation: "visit the memory",
+            pid: Some(pid),
+            address,
+            errno: source.errno(),
+            source: Some(source),
+        }
     }
 }
 

@@ -40,4 +40,4 @@ pub use flags::SpliceFlags;
 pub use report::{Mechanism, Report};
 pub use snapshot::Snapshot;
 pub use target::{AttachOptions, Target};
-pub use transfer::{Extent, Sink, Transfer, WRITE_OUT};
+pub use transfer::{Extent, Progress, Sink, Transfer, WRITE_OUT};

@@ -10,7 +10,7 @@ use farspace_sys::{pidfd, process};
 use rustix::io::Errno;
 
 use crate::target::BoundedPipe;
-use crate::transfer::{Sink, Source, Transfer};
+use crate::transfer::{Progress, Sink, Source, Transfer};
 use crate::{Error, Result};
 
 /// A forked child of the agent that holds the address space as it was, and does nothing else.
@@ -58,10 +58,15 @@ impl<'a> Snapshot<'a> {
         &self,
         ranges: &[RemoteIoVec],
         sink: &mut Sink<'_>,
-        progress: &mut dyn FnMut(u64),
+        progress: Progress<'_>,
     ) -> Result<Transfer> {
         let channel = self.agent.snapshot_channel();
-        Source::Pages { channel, pipe: self.pipe, agent: self.agent }.transfer(self.target, ranges, sink, progress)
+        Source::Pages { channel, pipe: self.pipe, agent: self.agent }.transfer(
+            self.target,
+            ranges,
+            sink,
+            progress,
+        )
     }
 }
 

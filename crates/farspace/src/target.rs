@@ -7,10 +7,11 @@ use std::time::Duration;
 use farspace_abi::RemoteIoVec;
 use farspace_inject::{self as inject, Agent, Frozen, RemoteFd};
 use farspace_sys::memory::Memory;
+use farspace_sys::process::Mapping;
 use farspace_sys::{memory, pipe};
 use rustix::io::Errno;
 
-use crate::transfer::{Sink, Source, Transfer};
+use crate::transfer::{Progress, Sink, Source, Transfer};
 use crate::{Error, Mechanism, Report, Result, Snapshot, SpliceFlags, copy};
 
 /// How to attach.
@@ -138,8 +139,11 @@ impl Target {
             // The agent never waits, so that a signal to this thread is felt.
             match agent.channel().vmsplice(&remote, iov, SpliceFlags::NONBLOCK.bits()) {
                 Ok(bytes) => return Ok(bytes),
-                Err(inject::Error::Agent { errno: Errno::AGAIN, .. }) if !flags.contains(SpliceFlags::NONBLOCK) => {
-                    copy::wait_writable(pipe, flags).map_err(|e| Error::new("map the memory", self.pid, e))?;
+                Err(inject::Error::Agent { errno: Errno::AGAIN, .. })
+                    if !flags.contains(SpliceFlags::NONBLOCK) =>
+                {
+                    copy::wait_writable(pipe, flags)
+                        .map_err(|e| Error::new("map the memory", self.pid, e))?;
                 }
                 Err(inject::Error::Agent { errno, .. }) => {
                     if errno == Errno::PIPE {
@@ -159,12 +163,12 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// What the sink says (ENOSPC, EPIPE...), or that the target is gone.
+    /// What the sink says (ENOSPC, EPIPE...), that the target is gone, or EINTR where `progress` broke it off.
     pub fn splice(
         &mut self,
         ranges: &[RemoteIoVec],
         sink: &mut Sink<'_>,
-        progress: &mut dyn FnMut(u64),
+        progress: Progress<'_>,
     ) -> Result<Transfer> {
         self.open_pipe()?;
         let source = match (&self.reach, &self.pipe) {
@@ -178,13 +182,22 @@ impl Target {
         source.transfer(self.pid, ranges, sink, progress)
     }
 
+    /// True for the mappings that farspace itself has made in the target.
+    pub fn owns(&self, mapping: &Mapping) -> bool {
+        matches!(&self.reach, Reach::Agent(agent) if agent.owns(mapping))
+    }
+
     /// Stops all threads of the target until the result is dropped or thawed.
     ///
     /// # Errors
     ///
     /// Refused: traced, or a thread that doesn't stop. ESRCH.
     pub fn freeze(&self, timeout: Duration) -> Result<Frozen> {
-        Ok(Frozen::stop(self.pid, timeout)?)
+        let agent = match &self.reach {
+            Reach::Agent(agent) => Some(agent.agent_pid()),
+            _ => None,
+        };
+        Ok(Frozen::stop(self.pid, agent, timeout)?)
     }
 
     /// Forks a copy-on-write snapshot of the address space; it is the agent's child, not the target's.
@@ -208,8 +221,8 @@ impl Target {
 
     fn open_pipe(&mut self) -> Result<()> {
         if let (Reach::Agent(agent), None) = (&self.reach, &self.pipe) {
-            let (read, write, room) =
-                pipe::with_room(self.pipe_bytes).map_err(|e| Error::new("make a pipe for the memory", self.pid, e))?;
+            let (read, write, room) = pipe::with_room(self.pipe_bytes)
+                .map_err(|e| Error::new("make a pipe for the memory", self.pid, e))?;
             let write = agent.send_fd(write.as_fd())?;
             self.pipe = Some(BoundedPipe { read, room, write });
         }

@@ -1,5 +1,6 @@
 //! Moving ranges into a file or a socket: page by page through a bounded pipe, or by copy.
 
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use farspace_abi::{RemoteAddr, RemoteIoVec};
 use farspace_inject::{self as inject, Agent, Channel, Pending};
 use farspace_sys::memory::{self, Memory};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
 
@@ -16,6 +18,9 @@ use crate::{Error, Result};
 
 /// [`Error::operation`] where the sink, not the target, is what failed.
 pub const WRITE_OUT: &str = "write out the memory";
+
+/// Given the bytes of each step; `Break` ends the transfer with EINTR.
+pub type Progress<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
 
 /// Bytes of the buffer of the copying mechanisms.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -122,7 +127,7 @@ impl Source<'_> {
         pid: i32,
         ranges: &[RemoteIoVec],
         sink: &mut Sink<'_>,
-        progress: &mut dyn FnMut(u64),
+        progress: Progress<'_>,
     ) -> Result<Transfer> {
         let mut total = 0;
         for chunk in ranges.chunks(MAX_IOV) {
@@ -130,9 +135,15 @@ impl Source<'_> {
                 Self::Pages { channel, pipe, agent } => {
                     PageStream { pid, channel: *channel, pipe, agent }.run(chunk, sink, progress)
                 }
-                Self::Memory(memory) => by_copy(pid, chunk, sink, progress, |at, buffer| memory.read(at, buffer)),
+                Self::Memory(memory) => {
+                    by_copy(pid, chunk, sink, progress, |at, buffer| memory.read(at, buffer))
+                }
                 Self::ReadV => by_copy(pid, chunk, sink, progress, |at, buffer| {
-                    memory::process_vm_readv(pid, &[RemoteIoVec { base: at, len: buffer.len() as u64 }], buffer)
+                    memory::process_vm_readv(
+                        pid,
+                        &[RemoteIoVec { base: at, len: buffer.len() as u64 }],
+                        buffer,
+                    )
                 }),
             }?;
             total += done.bytes;
@@ -153,7 +164,7 @@ struct PageStream<'a> {
 }
 
 impl PageStream<'_> {
-    fn run(&self, ranges: &[RemoteIoVec], sink: &mut Sink<'_>, progress: &mut dyn FnMut(u64)) -> Result<Transfer> {
+    fn run(&self, ranges: &[RemoteIoVec], sink: &mut Sink<'_>, progress: Progress<'_>) -> Result<Transfer> {
         let expected: u64 = ranges.iter().map(|range| range.len).sum();
         if expected == 0 {
             return Ok(Transfer { bytes: 0, stopped: None });
@@ -168,7 +179,9 @@ impl PageStream<'_> {
         outcome?;
         match pending.wait("map pages into the pipe") {
             Ok(_) => Ok(Transfer { bytes, stopped: None }),
-            Err(inject::Error::Agent { errno, .. }) => Ok(Transfer { bytes, stopped: locate(ranges, bytes, errno) }),
+            Err(inject::Error::Agent { errno, .. }) => {
+                Ok(Transfer { bytes, stopped: locate(ranges, bytes, errno) })
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -179,7 +192,7 @@ impl PageStream<'_> {
         expected: u64,
         bytes: &mut u64,
         sink: &mut Sink<'_>,
-        progress: &mut dyn FnMut(u64),
+        progress: Progress<'_>,
     ) -> Result<()> {
         let error = |errno| Error::new(WRITE_OUT, self.pid, errno);
         let mut copying = false;
@@ -189,7 +202,9 @@ impl PageStream<'_> {
                 Ok(0) => return Err(inject::Error::Gone { pid: self.pid }.into()),
                 Ok(n) => {
                     *bytes += n as u64;
-                    progress(n as u64);
+                    if progress(n as u64).is_break() {
+                        return Err(interrupted(self.pid));
+                    }
                 }
                 Err(Errno::AGAIN) => {
                     if self.wait_filled(pending).map_err(error)? && self.is_empty().map_err(error)? {
@@ -263,13 +278,19 @@ impl PageStream<'_> {
     /// Throws away what the agent still puts into the pipe.
     fn discard(&self, pending: &Pending<'_>) -> Result<()> {
         let error = |errno| Error::new("empty the pipe", self.pid, errno);
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let null = rustix::fs::open("/dev/null", flags, Mode::empty()).map_err(error)?;
+        let mut nowhere = Sink::stream(null.as_fd());
         loop {
-            while !self.is_empty().map_err(error)? {
-                let mut buffer = [0; 65536];
-                rustix::io::read(&self.pipe.read, &mut buffer).map_err(error)?;
-            }
-            if self.wait_filled(pending).map_err(error)? && self.is_empty().map_err(error)? {
-                return Ok(());
+            match self.move_out(&mut nowhere) {
+                Ok(0) => return Ok(()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    if self.wait_filled(pending).map_err(error)? && self.is_empty().map_err(error)? {
+                        return Ok(());
+                    }
+                }
+                Err(errno) => return Err(error(errno)),
             }
         }
     }
@@ -279,7 +300,7 @@ fn by_copy(
     pid: i32,
     ranges: &[RemoteIoVec],
     sink: &mut Sink<'_>,
-    progress: &mut dyn FnMut(u64),
+    progress: Progress<'_>,
     read: impl Fn(RemoteAddr, &mut [u8]) -> farspace_sys::Result<usize>,
 ) -> Result<Transfer> {
     let mut buffer = vec![0; BUFFER_BYTES];
@@ -300,10 +321,16 @@ fn by_copy(
             sink.write_all(&buffer[..n]).map_err(|errno| Error::new(WRITE_OUT, pid, errno))?;
             done += n as u64;
             bytes += n as u64;
-            progress(n as u64);
+            if progress(n as u64).is_break() {
+                return Err(interrupted(pid));
+            }
         }
     }
     Ok(Transfer { bytes, stopped: None })
+}
+
+fn interrupted(pid: i32) -> Error {
+    Error::new("go on with the memory", pid, Errno::INTR)
 }
 
 /// The address that is `bytes` into the ranges.

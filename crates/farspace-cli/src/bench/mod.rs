@@ -43,12 +43,10 @@ pub(crate) fn splice(args: &BenchArgs) -> anyhow::Result<Report> {
     let scale = if args.quick { QUICK } else { FULL };
     interrupt::watch()?;
     let disk = args.dir.clone().unwrap_or_else(|| ".".into());
-    interrupt::guard(|| {
-        let mut report = Report::new();
-        transfers::measure(scale, &disk, &mut report)?;
-        stops::measure(scale, &mut report)?;
-        Ok(report)
-    })
+    let mut report = Report::new();
+    transfers::measure(scale, &disk, &mut report)?;
+    stops::measure(scale, &mut report)?;
+    Ok(report)
 }
 
 /// "64m", "1g": sizes in row names.

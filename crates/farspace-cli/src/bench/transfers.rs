@@ -64,7 +64,8 @@ fn rows(
 ) -> anyhow::Result<()> {
     let ranges = [static_range(target)];
     let mut attached = Attached::new(target.pid(), None)?;
-    let mut ours = |sink: &Sink| Ok(attached.splice(&ranges, &sink.output, &mut |_| ())?);
+    let mut ours =
+        |sink: &Sink| Ok(attached.splice(&ranges, &sink.output, &mut |_| crate::interrupt::flow())?);
     let mut theirs = |sink: &Sink| copy(target.pid(), &ranges, sink);
     let mut pairs = Vec::new();
     for pair in 0..nr_pairs {
@@ -93,7 +94,7 @@ fn curve(scale: Scale, disk: &Path, report: &mut Report) -> anyhow::Result<()> {
         let mut samples = Vec::new();
         for _ in 0..scale.pairs {
             samples.push(rate(Kind::DevNull, disk, &mut |sink| {
-                Ok(attached.splice(&ranges, &sink.output, &mut |_| ())?)
+                Ok(attached.splice(&ranges, &sink.output, &mut |_| crate::interrupt::flow())?)
             })?);
         }
         report.add(format!("splice-devnull-{}", size_name(size)), Unit::GbPerS, &samples);

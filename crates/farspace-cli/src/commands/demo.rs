@@ -103,7 +103,7 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let dir = tempfile::Builder::new().prefix("farspace-demo-").tempdir_in(&parent);
     let dir = dir.map_err(|e| Failure::output(format!("create a directory in {}", parent.display()), &e))?;
     interrupt::remove_at_exit(dir.path().to_owned());
-    let report = interrupt::guard(|| measure(args, &parent, dir.path(), format))?;
+    let report = measure(args, &parent, dir.path(), format)?;
     format.print(&report, human)
 }
 

@@ -27,8 +27,7 @@ pub(crate) fn run(args: &DumpArgs) -> anyhow::Result<()> {
         existing: if args.force { Existing::Replace } else { Existing::Keep },
     };
     let progress = Progress::new("dump");
-    let outcome =
-        interrupt::guard(|| engine::dump(&request, &mut |done, total| progress.update(done, total)))?;
+    let outcome = engine::dump(&request, &mut |done, total| progress.update(done, total))?;
     drop(progress);
     warn(&outcome, args.verbose);
     args.report.format().print(&outcome, human)

@@ -37,7 +37,7 @@ pub(crate) fn run(args: &SpliceArgs) -> anyhow::Result<()> {
     let mut target = Attached::new(args.pid, args.mechanism)?;
     let existing = if args.force { Existing::Replace } else { Existing::Keep };
     let output = Output { fd: args.output.open(existing)?, name: args.output.to_string() };
-    let sent = interrupt::guard(|| send(&mut target, &args.ranges, &output));
+    let sent = send(&mut target, &args.ranges, &output);
     let bytes = sent.inspect_err(|_| forget(&args.output))?;
     let report = Report {
         pid: args.pid,
@@ -77,7 +77,7 @@ fn send(target: &mut Attached, ranges: &[RemoteIoVec], output: &Output) -> anyho
         let mut shown = sent;
         sent += target.splice(&[piece], output, &mut |step| {
             shown += step;
-            progress.show(shown, total);
+            progress.update(shown, total)
         })?;
     }
     Ok(sent)

@@ -10,6 +10,7 @@ use super::Output;
 use crate::cli::MechanismArg;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::interrupt;
 
 /// An attached target; it is detached on drop.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ impl Attached {
         &mut self,
         ranges: &[RemoteIoVec],
         out: &Output,
-        progress: &mut dyn FnMut(u64),
+        progress: farspace::Progress<'_>,
     ) -> Result<u64, Failure> {
         let mut sink = Sink::stream(out.fd.as_fd());
         let transfer = self.target.splice(ranges, &mut sink, progress).map_err(|error| failure(&error))?;
@@ -63,6 +64,9 @@ impl Attached {
 
 /// The library describes the failure itself; its errno and its refusal decide the exit code.
 pub(super) fn failure(error: &farspace::Error) -> Failure {
+    if interrupt::flow().is_break() {
+        return interrupt::failure();
+    }
     let exit = error.refusal().map(|_| Exit::Refused);
     Failure::library(error.to_string(), error.errno(), exit)
 }

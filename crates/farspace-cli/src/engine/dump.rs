@@ -1,5 +1,6 @@
 //! Core dumps, by farspace-dump.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use farspace::Mechanism;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::{LevelArg, MechanismArg};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::interrupt;
 use crate::sink::Existing;
 
 /// Which mappings go into the core.
@@ -73,10 +75,10 @@ pub(crate) struct DumpOutcome {
     pub(crate) peak_memory_bytes: u64,
 }
 
-/// Dumps; `progress` is told the bytes done and in all, and may unwind to end the work.
+/// Dumps; `progress` is told the bytes done and in all, and may break it off.
 pub(crate) fn dump(
     request: &DumpRequest<'_>,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> anyhow::Result<DumpOutcome> {
     let options = DumpOptions {
         level: match request.level {
@@ -121,6 +123,7 @@ fn failure(error: &Error) -> Failure {
         Error::Exists { .. } | Error::Output { .. } => Exit::Output,
         Error::Own { .. } => Exit::Usage,
         Error::NoSnapshot { .. } => Exit::Refused,
+        Error::Interrupted => return interrupt::failure(),
         Error::Layout { .. } => Exit::Failed,
     };
     Failure::new(exit, error.to_string())

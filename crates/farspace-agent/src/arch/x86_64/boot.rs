@@ -9,19 +9,20 @@
 //! 3. reaps the helper, which has cloned the agent and exited: the agent is nobody's child in the target,
 //! 4. restores the signal mask, says so and waits for the host to put the registers back.
 //!
+//! In a target that takes in orphans itself (an init, a child subreaper) what is cloned in step 2 is a thread
+//! of the target and becomes the agent at once; there is nothing to reap in step 3 then.
+//!
 //! If the host dies at any point the thread goes through to the end, waits in vain for `go_timeout`, loads its
 //! registers from the context and continues where it was.
 
 use core::arch::global_asm;
 use core::mem::offset_of;
 
-use farspace_abi::boot::BootContext;
+use farspace_abi::boot::{BootContext, placement};
 use farspace_abi::region::REGION_BYTES;
 
-use super::super::main::{agent_main, nr};
+use super::super::life::{agent_main, nr};
 
-/// CLONE_VM | CLONE_FILES (include/uapi/linux/sched.h), exit signal 0.
-const CLONE_FLAGS: u32 = 0x100 | 0x400;
 /// CLOSE_RANGE_UNSHARE: a table of the caller's own, without copying what is closed (close_range(2)).
 const CLOSE_RANGE_UNSHARE: u32 = 2;
 /// __WALL (wait(2)): also a child with exit signal 0.
@@ -39,7 +40,7 @@ global_asm!(
     "mov eax, {sigprocmask}",
     "syscall",
     // 2. clone; the helper continues on the thread's stack pointer but never uses it
-    "mov edi, {clone_flags}",
+    "mov edi, [rip + farspace_context + {clone_flags}]",
     "mov esi, 0",
     "mov edx, 0",
     "mov r10d, 0",
@@ -73,7 +74,9 @@ global_asm!(
     "syscall",
     "test rax, rax",
     "js 6f",
-    "mov edi, {clone_flags}",
+    "cmp dword ptr [rip + farspace_context + {placement}], {thread}",
+    "je 3f",
+    "mov edi, {orphan_flags}",
     "lea rsi, [rip + farspace_context + {stack_top}]",
     "mov edx, 0",
     "mov r10d, 0",
@@ -88,7 +91,12 @@ global_asm!(
     "mov eax, {exit}",
     "syscall",
     "ud2",
-    // The agent.
+    // The agent: as a thread it is the helper itself, on its own stack from here on.
+    "3:",
+    "lea rsp, [rip + farspace_context + {stack_top}]",
+    "mov eax, {gettid}",
+    "syscall",
+    "mov [rip + farspace_context + {agent_pid}], rax",
     "7:",
     "lea rdi, [rip + farspace_context]",
     "xor ebp, ebp",
@@ -133,7 +141,11 @@ global_asm!(
     go_timeout = const offset_of!(BootContext, go_timeout),
     resume = const offset_of!(BootContext, resume),
     resume_rip = const offset_of!(BootContext, resume_rip),
-    clone_flags = const CLONE_FLAGS,
+    clone_flags = const offset_of!(BootContext, clone_flags),
+    placement = const offset_of!(BootContext, placement),
+    thread = const placement::THREAD,
+    orphan_flags = const placement::ORPHAN_FLAGS,
+    gettid = const nr::GETTID,
     unshare = const CLOSE_RANGE_UNSHARE,
     wall = const WALL,
     sigprocmask = const nr::RT_SIGPROCMASK,

@@ -46,8 +46,31 @@ pub(crate) unsafe fn unmap_and_die(region: u64, len_bytes: u64) -> ! {
         asm!(
             "syscall",
             "ud2",
-            in("rax") super::super::main::nr::MUNMAP,
+            in("rax") super::super::life::nr::MUNMAP,
             in("rdi") region,
+            in("rsi") len_bytes,
+            options(noreturn, nostack),
+        );
+    }
+}
+
+/// Unmaps the stack this code runs on, and exits without touching it again.
+///
+/// # Safety
+///
+/// No other task may use the range from now on.
+pub(crate) unsafe fn unmap_and_exit(range: u64, len_bytes: u64) -> ! {
+    // SAFETY: nothing but registers is used after the call; other tasks are the caller's promise.
+    unsafe {
+        asm!(
+            "syscall",
+            "mov eax, {exit}",
+            "xor edi, edi",
+            "syscall",
+            "ud2",
+            exit = const super::super::life::nr::EXIT,
+            in("rax") super::super::life::nr::MUNMAP,
+            in("rdi") range,
             in("rsi") len_bytes,
             options(noreturn, nostack),
         );

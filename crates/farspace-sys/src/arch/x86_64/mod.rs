@@ -2,4 +2,4 @@
 
 mod registers;
 
-pub use registers::{Registers, SYSCALL_INSTRUCTION};
+pub use registers::{Registers, SYSCALL_INSTRUCTION, syscall_and_exit};

@@ -39,8 +39,9 @@ impl Registers {
     pub fn to_array(&self) -> [u64; 27] {
         let r = &self.0;
         [
-            r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi, r.rdi,
-            r.orig_rax, r.rip, r.cs, r.eflags, r.rsp, r.ss, r.fs_base, r.gs_base, r.ds, r.es, r.fs, r.gs,
+            r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi,
+            r.rdi, r.orig_rax, r.rip, r.cs, r.eflags, r.rsp, r.ss, r.fs_base, r.gs_base, r.ds, r.es, r.fs,
+            r.gs,
         ]
     }
 
@@ -133,6 +134,14 @@ impl Registers {
         code.extend(self.0.rip.to_le_bytes());
         code
     }
+}
+
+/// Machine code that makes one system call and then exits the thread (exit(2), not exit_group).
+pub fn syscall_and_exit() -> Vec<u8> {
+    let mut code = SYSCALL_INSTRUCTION.to_vec();
+    // mov eax, 60; xor edi, edi; syscall; ud2
+    code.extend([0xb8, 60, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05, 0x0f, 0x0b]);
+    code
 }
 
 #[cfg(test)]

@@ -4,11 +4,13 @@ use core::mem::offset_of;
 use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use farspace_abi::boot::{AGENT_SOCKET_FD, BootContext, HELLO_FDS, HELLO_TIMEOUT_MS, HOST_SOCKET_FD};
+use farspace_abi::boot::{
+    AGENT_SOCKET_FD, BootContext, HELLO_FDS, HELLO_TIMEOUT_MS, HOST_SOCKET_FD, placement,
+};
 use farspace_abi::mailbox::{self, Mailbox, SHARED_BYTES};
-use farspace_abi::region::{CONTEXT_OFFSET, REGION_BYTES};
+use farspace_abi::region::{CODE_BYTES, CONTEXT_OFFSET, DATA_BYTES, REGION_BYTES};
 
-use crate::arch::syscall::{syscall, unmap_and_die};
+use crate::arch::syscall::{syscall, unmap_and_die, unmap_and_exit};
 use crate::serve::{self, Channel, Fds};
 
 /// System call numbers (arch/x86/entry/syscalls/syscall_64.tbl).
@@ -26,6 +28,7 @@ pub(crate) mod nr {
     pub(crate) const SOCKETPAIR: u64 = 53;
     pub(crate) const CLONE: u64 = 56;
     pub(crate) const EXIT: u64 = 60;
+    pub(crate) const GETTID: u64 = 186;
     pub(crate) const WAIT4: u64 = 61;
     pub(crate) const CHDIR: u64 = 80;
     pub(crate) const PRCTL: u64 = 157;
@@ -50,6 +53,7 @@ const SOCKET: (u64, u64) = (1, 5 | 0o200_0000);
 pub(crate) struct Home {
     region: u64,
     shared: u64,
+    is_thread: bool,
 }
 
 /// The agent: its own process in the target's address space, a child of init, all signals blocked.
@@ -58,10 +62,13 @@ pub(crate) struct Home {
 ///
 /// Called once by the bootstrap, on the region's stack, with the address of the region's context page.
 pub(crate) unsafe extern "C" fn agent_main(context: *mut BootContext) -> ! {
-    let mut home = Home { region: context as u64 - CONTEXT_OFFSET as u64, shared: 0 };
     // SAFETY: all calls below act on this task alone, or on the region, which is the agent's.
     unsafe {
-        become_quiet();
+        let placement =
+            ptr::read_volatile(context.byte_add(offset_of!(BootContext, placement)).cast::<u32>());
+        let is_thread = placement == placement::THREAD;
+        let mut home = Home { region: context as u64 - CONTEXT_OFFSET as u64, shared: 0, is_thread };
+        become_quiet(is_thread);
         let pair = context.byte_add(offset_of!(BootContext, host_fd)).cast::<u32>();
         let mut fds = [0i32; 2];
         let made = syscall(nr::SOCKETPAIR, [SOCKET.0, SOCKET.1, 0, fds.as_mut_ptr() as u64, 0, 0]);
@@ -85,19 +92,28 @@ pub(crate) unsafe extern "C" fn agent_main(context: *mut BootContext) -> ! {
         syscall(nr::CLOSE, [hello[0] as u64, 0, 0, 0, 0, 0]);
         if shared > 0 {
             home.shared = shared as u64;
-            let fds = |index: usize| Fds { ring: hello[1 + index], answer: hello[3 + index], target: hello[5] };
+            let fds =
+                |index: usize| Fds { ring: hello[1 + index], answer: hello[3 + index], target: hello[5] };
             let boxes = shared as *const Mailbox;
             let agent = Channel { mailbox: boxes.add(mailbox::AGENT), fds: fds(mailbox::AGENT) };
             let snapshot = Channel { mailbox: boxes.add(mailbox::SNAPSHOT), fds: fds(mailbox::SNAPSHOT) };
-            serve::agent(&agent, &snapshot);
+            if serve::agent(&agent, &snapshot) == serve::End::Quit {
+                // The host has taken its thread back long ago. It ends this task between two instructions of the
+                // wait; if it dies before, the socket says so.
+                syscall(nr::MUNMAP, [home.shared, SHARED_BYTES as u64, 0, 0, 0, 0]);
+                home.shared = 0;
+                serve::ring(agent.fds.answer);
+                serve::wait_alone(&agent.fds);
+            }
         }
         wait_for_thread(context);
         leave(home);
     }
 }
 
-/// Leaves the target's session, working directory and name, and makes the last SIGSEGV a quiet one.
-unsafe fn become_quiet() {
+/// Leaves the target's session, working directory and name, and makes the last SIGSEGV a quiet one. A thread
+/// shares session, limits and signal actions with the target, and leaves them alone.
+unsafe fn become_quiet(is_thread: bool) {
     /// `struct kernel_sigaction` (include/linux/signal_types.h).
     #[repr(C)]
     struct KernelSigaction {
@@ -111,9 +127,12 @@ unsafe fn become_quiet() {
     let root = *b"/\0";
     // SAFETY: each call reads a local that outlives it; signal actions are the agent's own (no CLONE_SIGHAND).
     unsafe {
-        syscall(nr::SETSID, [0; 6]);
         syscall(nr::CHDIR, [root.as_ptr() as u64, 0, 0, 0, 0, 0]);
         syscall(nr::PRCTL, [PR_SET_NAME, NAME.as_ptr() as u64, 0, 0, 0, 0]);
+        if is_thread {
+            return;
+        }
+        syscall(nr::SETSID, [0; 6]);
         syscall(nr::RT_SIGACTION, [SIGSEGV, &raw const handler as u64, 0, 8, 0, 0]);
         syscall(nr::SETRLIMIT, [RLIMIT_CORE, limit.as_ptr() as u64, 0, 0, 0, 0]);
     }
@@ -137,7 +156,8 @@ unsafe fn wait_for_thread(context: *const BootContext) {
     // SAFETY: the context page belongs to the region and is mapped as long as the agent lives.
     unsafe {
         let done = &*context.byte_add(offset_of!(BootContext, thread_done)).cast::<AtomicU32>();
-        let timeout = ptr::read_volatile(context.byte_add(offset_of!(BootContext, go_timeout)).cast::<[i64; 2]>());
+        let timeout =
+            ptr::read_volatile(context.byte_add(offset_of!(BootContext, go_timeout)).cast::<[i64; 2]>());
         let pause = [0i64, 10_000_000];
         while done.load(Ordering::Acquire) == 0 {
             syscall(nr::NANOSLEEP, [pause.as_ptr() as u64, 0, 0, 0, 0, 0]);
@@ -148,12 +168,16 @@ unsafe fn wait_for_thread(context: *const BootContext) {
     }
 }
 
-/// Takes the agent's mappings out of the target, itself last.
+/// Takes the agent's mappings out of the target, itself last. A thread can't do that: a fault of it would be the
+/// target's. It leaves its code behind, for the next visit to take away.
 unsafe fn leave(home: Home) -> ! {
     // SAFETY: the mailbox and the region are the agent's own; the borrowed thread has left.
     unsafe {
         if home.shared != 0 {
             syscall(nr::MUNMAP, [home.shared, SHARED_BYTES as u64, 0, 0, 0, 0]);
+        }
+        if home.is_thread {
+            unmap_and_exit(home.region + CODE_BYTES as u64, DATA_BYTES as u64);
         }
         unmap_and_die(home.region, REGION_BYTES as u64);
     }
