@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use farspace::{AttachOptions, Frozen, Sink, Snapshot, Target, Transfer};
+use farspace::{AttachOptions, Frozen, Mechanism, Refusal, Sink, Snapshot, Target, Transfer};
 use farspace_image::core_file::{CoreLayout, CoreSpec, SIGINFO_STOPPED, Thread, trim_xsave};
 use farspace_image::filter::CoredumpFilter;
 use farspace_sys::RemoteIoVec;
@@ -46,12 +46,19 @@ pub fn dump(
     farspace_sys::memory::check_access(pid)?;
     let output = Output::create(path, options.overwrite)?;
     let filter = filter(pid, options.filter);
+    // A snapshot is the agent's work: why it can't be there is the error then.
+    let needed = (options.level == Level::Snapshot).then_some(Mechanism::Agent);
     let attach = AttachOptions {
-        mechanism: options.mechanism,
+        mechanism: options.mechanism.or(needed),
         stop_timeout: options.stop_timeout,
         ..AttachOptions::default()
     };
-    let mut target = Target::attach_with(pid, &attach)?;
+    let mut target = Target::attach_with(pid, &attach).map_err(|error| match error.refusal() {
+        // Nothing helps against these: all levels stop every thread.
+        None | Some(Refusal::Traced { .. } | Refusal::Not64Bit) => error.into(),
+        Some(refusal) if needed.is_some() => Error::NoSnapshot { pid, reason: refusal.to_string() },
+        Some(_) => error.into(),
+    })?;
     let mut job =
         Job { pid, filter, output: &output, progress, was_stopped: status.state == 'T', weaker: Vec::new() };
     let done = match options.level {
@@ -108,7 +115,7 @@ struct Instantaneous {
 impl Job<'_> {
     fn snapshot(&mut self, target: &mut Target, timeout: Duration) -> Result<Done> {
         if !target.report().mechanism.is_zero_copy() {
-            let reason = target.report().reasons.last().cloned().unwrap_or_else(|| "no agent".to_owned());
+            let reason = format!("--mechanism {} only reads", target.report().mechanism);
             return Err(Error::NoSnapshot { pid: self.pid, reason });
         }
         let live_memory = Memory::open(self.pid)?;

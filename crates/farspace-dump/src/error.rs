@@ -70,6 +70,7 @@ fn hint(error: &io::Error) -> &'static str {
         }
         io::ErrorKind::NotFound => "; create the directory first",
         io::ErrorKind::FileTooLarge => "; raise the file size limit (ulimit -f) or write elsewhere",
+        io::ErrorKind::IsADirectory => "; give a file name, not a directory",
         io::ErrorKind::QuotaExceeded => "; the disk quota is used up",
         _ => "",
     }

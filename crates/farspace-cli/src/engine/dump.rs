@@ -117,7 +117,7 @@ pub(crate) fn dump(
 }
 
 /// The library describes the failure itself, advice included; here it gets its exit code.
-fn failure(error: &Error) -> Failure {
+pub(super) fn failure(error: &Error) -> Failure {
     let exit = match error {
         Error::Target(error) => return super::attach::failure(error),
         Error::Exists { .. } | Error::Output { .. } => Exit::Output,
