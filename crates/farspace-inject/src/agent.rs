@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use farspace_abi::boot::placement;
 use farspace_abi::mailbox::{self, MAX_IOV, Mailbox, op};
 use farspace_abi::region::REGION_BYTES;
-use farspace_sys::arch::SYSCALL_INSTRUCTION;
 use farspace_sys::memory::Memory;
 use farspace_sys::process::Mapping;
 use farspace_sys::ptrace::Running;
@@ -19,6 +18,8 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::cave::Cave;
+use crate::exit::Exit;
+use crate::keeper::Keeper;
 use crate::{Error, Result};
 
 /// How long a request may take that doesn't wait for anything outside of the agent.
@@ -37,6 +38,8 @@ pub struct Agent {
     pub(crate) cave: Cave,
     pub(crate) placement: u32,
     pub(crate) spin: u32,
+    /// Traces the agent of a target with a seccomp filter.
+    pub(crate) keeper: Option<Keeper>,
     pub(crate) gone: AtomicBool,
     /// One request at a time: held while a mailbox is in use.
     pub(crate) busy: [Mutex<()>; mailbox::NR_MAILBOXES],
@@ -130,7 +133,18 @@ impl Agent {
         if self.gone.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        if self.quit().and_then(|()| self.unmap()).is_err() {
+        let unmapped = self.quit().and_then(|()| match &self.keeper {
+            Some(keeper) => {
+                keeper.end_agent(self.agent_pidfd.as_fd());
+                Ok(())
+            }
+            None => {
+                let running = Running::seize(self.agent_pid, 0)?;
+                running.interrupt()?;
+                self.exit().unmap(running.wait_interrupted(Instant::now() + PROMPT)?)
+            }
+        });
+        if unmapped.is_err() {
             // It sees the end of the socket and removes itself, or is dead already.
             rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both).ok();
         }
@@ -171,33 +185,10 @@ impl Agent {
         }
     }
 
-    /// Makes the idle agent unmap the region, itself included, and ends it before it runs on.
-    fn unmap(&self) -> Result<()> {
-        let deadline = Instant::now() + PROMPT;
-        let running = Running::seize(self.agent_pid, 0)?;
-        running.interrupt()?;
-        let thread = running.wait_interrupted(deadline)?;
-        if self.placement == placement::THREAD {
-            let memory = Memory::open_writable(self.pid)?;
-            return self.cave.unmap_and_exit(thread, &memory, self.region, REGION_BYTES);
-        }
-        let memory = Memory::open(self.agent_pid)?;
-        let mut registers = thread.registers()?;
-        // The agent sleeps in its own code: the bytes before the next instruction are a `syscall`.
-        let at = RemoteAddr(registers.instruction().0.wrapping_sub(SYSCALL_INSTRUCTION.len() as u64));
-        let mut code = [0; SYSCALL_INSTRUCTION.len()];
-        memory.read_exact(at, &mut code)?;
-        let inside = at.0.wrapping_sub(self.region.0) < REGION_BYTES as u64;
-        if code != SYSCALL_INSTRUCTION || !inside {
-            return Err(self.error("be where it should be", Errno::PROTO));
-        }
-        registers.load_syscall(at, libc::SYS_munmap as u64, [self.region.0, REGION_BYTES as u64, 0, 0, 0, 0]);
-        thread.set_registers(&registers)?;
-        let stopped = thread.step(deadline)?;
-        // Stopped right after the munmap: it never gets to see that its code is gone.
-        pidfd::kill(self.agent_pidfd.as_fd());
-        drop(stopped);
-        Ok(())
+    /// What is needed to end the agent.
+    pub(crate) fn exit(&self) -> Exit {
+        let Self { pid, agent_pid, region, cave, placement, .. } = *self;
+        Exit { pid, agent_pid, region, cave, placement }
     }
 
     /// True for the mappings that the agent has made in the target.

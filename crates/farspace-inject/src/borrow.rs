@@ -72,7 +72,8 @@ pub fn candidates(pid: i32) -> Result<Vec<i32>> {
     Ok(ranked.into_iter().map(|(_, tid)| tid).collect())
 }
 
-/// Stops one thread of the target: the first of [`candidates`] that stops in time.
+/// Stops one thread of the target: the first of [`candidates`] that stops in time. `options` are those of the
+/// tracing; they suspend a seccomp filter or are empty.
 ///
 /// # Errors
 ///
@@ -89,7 +90,10 @@ pub fn borrow(pid: i32, options: u32, deadline: Instant) -> Result<Borrowed> {
                     if tracer != 0 {
                         return Err(Error::refused(pid, Refusal::Traced { tracer }));
                     }
-                    return Err(e.into());
+                    return Err(if options == 0 { e.into() } else { Error::refused(pid, Refusal::Seccomp) });
+                }
+                Err(Error::Sys(e)) if e.errno == Errno::INVAL && options != 0 => {
+                    return Err(Error::refused(pid, Refusal::Seccomp));
                 }
                 other => return other,
             }

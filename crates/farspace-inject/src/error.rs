@@ -59,6 +59,9 @@ pub enum Refusal {
     /// A seccomp filter and no right to suspend it.
     #[error("it has a seccomp filter, and suspending that needs CAP_SYS_ADMIN; run as root")]
     Seccomp,
+    /// A seccomp filter and orphans to take in: the agent would have to be a thread that the filter can kill.
+    #[error("it has a seccomp filter and takes in orphans (an init or a child subreaper)")]
+    FilteredReaper,
     /// The process or task limit is reached.
     #[error("it can't have another task: {0}; raise its RLIMIT_NPROC or its cgroup's pids.max")]
     NoTask(Errno),

@@ -11,6 +11,7 @@ use farspace_abi::mailbox;
 use farspace_abi::region::{CODE_BYTES, CONTEXT_OFFSET, DATA_BYTES, MAGIC, REGION_BYTES};
 use farspace_sys::memory::Memory;
 use farspace_sys::process::{self, Mapping, Status};
+use farspace_sys::ptrace::{Running, SUSPEND_SECCOMP};
 use farspace_sys::shared::SharedMemory;
 use farspace_sys::{RemoteAddr, pidfd};
 use rustix::event::{EventfdFlags, eventfd};
@@ -19,6 +20,8 @@ use rustix::io::Errno;
 use crate::agent::{Agent, Bells, send_fds};
 use crate::borrow::{self, Borrowed};
 use crate::cave::Cave;
+use crate::exit::Exit;
+use crate::keeper::{self, Keeper};
 use crate::{BLOB, Error, Refusal, Result, freeze};
 
 /// How long the borrowed thread waits to be taken back before it goes on by itself.
@@ -37,10 +40,22 @@ const SPIN: u32 = 4000;
 /// [`Error::Refused`]: the target is in a state in which it is left alone. [`Error::Gone`]: it ended or
 /// executed another program. Whatever went wrong, the target is as it was.
 pub fn infect(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
-    place(pid, timeout).map_err(|e| e.for_target(pid))
+    let placed = if process::status(pid)?.seccomp == 0 {
+        place(pid, timeout, None).map(|placed| (placed.agent, placed.held))
+    } else {
+        keeper::place(pid, timeout)
+    };
+    placed.map_err(|e| e.for_target(pid))
 }
 
-fn place(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
+/// An agent that was placed, how long the borrowed thread was held, and how it is ended.
+pub(crate) struct Placed {
+    pub(crate) agent: Arc<Agent>,
+    pub(crate) held: Duration,
+    pub(crate) exit: Exit,
+}
+
+pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Result<Placed> {
     require_kernel(pid)?;
     let target = pidfd::open(pid)?;
     let status = process::status(pid)?;
@@ -52,16 +67,17 @@ fn place(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
     let bells = [Bells::new(pid)?, Bells::new(pid)?];
 
     let may_wait = freeze::that_may_wait(pid)?;
-    let borrowed = borrow::borrow(pid, 0, Instant::now() + timeout)?;
-    let visit = Visit { pid, status: &status, memory: &memory, cave, region, may_wait };
+    let borrowed =
+        borrow::borrow(pid, if keeper.is_some() { SUSPEND_SECCOMP } else { 0 }, Instant::now() + timeout)?;
+    let visit =
+        Visit { pid, status: &status, memory: &memory, cave, region, may_wait, is_kept: keeper.is_some() };
     let (context, held) = visit.boot(borrowed)?;
     let ns_pid = context.agent_pid as i32;
     let found = match context.placement {
         placement::THREAD => process::tid_in_namespace(pid, ns_pid),
         _ => process::pid_in_namespace(pid, &status, ns_pid),
     };
-    let agent_pid = found
-        .ok_or(Error::Agent { pid, operation: "be found", errno: Errno::SRCH })?;
+    let agent_pid = found.ok_or(Error::Agent { pid, operation: "be found", errno: Errno::SRCH })?;
 
     let agent_pidfd = match context.placement {
         placement::THREAD => pidfd::open_thread(agent_pid)?,
@@ -91,6 +107,7 @@ fn place(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
         bells,
         region: region.at,
         cave,
+        keeper,
         placement: context.placement,
         spin: if std::thread::available_parallelism().is_ok_and(|n| n.get() > 1) { SPIN } else { 0 },
         gone: AtomicBool::new(false),
@@ -101,7 +118,8 @@ fn place(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
         .channel()
         .syscall(libc::SYS_madvise as u64, [cave.page().0, 4096, libc::MADV_DONTNEED as u64, 0, 0, 0])?;
     agent.check()?;
-    Ok((Arc::new(agent), held))
+    let agent = Arc::new(agent);
+    Ok(Placed { exit: agent.exit(), agent, held })
 }
 
 /// What is known of the target while the agent is placed.
@@ -113,6 +131,8 @@ struct Visit<'a> {
     region: Region,
     /// Threads that may look for children while the helper is one.
     may_wait: Vec<i32>,
+    /// Whether what the thread clones is traced by this thread, which must go on to do so.
+    is_kept: bool,
 }
 
 impl Visit<'_> {
@@ -131,16 +151,27 @@ impl Visit<'_> {
         let others: Vec<i32> = self.may_wait.iter().copied().filter(|&tid| tid != thread.tid()).collect();
         let held = freeze::hold(pid, &others, deadline)?;
 
+        if self.is_kept {
+            thread.set_options(keeper::BORROWED)?;
+        }
         let mut entry = resume;
         entry.set_instruction(region.at);
         entry.forget_syscall();
         thread.set_registers(&entry)?;
         let running = thread.resume_without_signal()?;
         // From here on the thread gets through by itself, whatever happens to this process.
-        let done = wait_for(deadline, || {
+        let look = || {
             let context = BootContext::read(memory, region.context())?;
             Ok((context.thread_done == 1).then_some(context))
-        });
+        };
+        let (running, done) = if self.is_kept {
+            let tid = running.tid();
+            running.leave_to_events();
+            let done = keeper::run_until(tid, deadline, look);
+            (Running::resume_handle(tid), done)
+        } else {
+            (running, wait_for(deadline, look))
+        };
         drop(held);
         running.interrupt()?;
         let thread = running.wait_interrupted(deadline)?;
@@ -174,7 +205,7 @@ impl Visit<'_> {
         } else if status.state == 'T' {
             Some(Refusal::StoppedReaper)
         } else {
-            None
+            self.is_kept.then_some(Refusal::FilteredReaper)
         };
         if let Some(refusal) = refusal {
             region.unmap(borrowed, memory, cave)?.detach()?;
@@ -203,10 +234,12 @@ impl Visit<'_> {
 
     fn wait_ready(&self, deadline: Instant) -> Result<BootContext> {
         let Self { pid, memory, region, .. } = *self;
-        let ready = wait_for(deadline, || {
+        let look = || {
             let context = BootContext::read(memory, region.context())?;
             Ok((context.agent_ready != 0 && context.agent_pid != 0).then_some(context))
-        })?;
+        };
+        let ready =
+            if self.is_kept { keeper::run_until(pid, deadline, look)? } else { wait_for(deadline, look)? };
         match ready {
             Some(context) if context.agent_ready == 1 => Ok(context),
             Some(context) => {
@@ -404,6 +437,6 @@ fn require_kernel(pid: i32) -> Result<()> {
     if version < (5, 16) { Err(Error::refused(pid, Refusal::OldKernel)) } else { Ok(()) }
 }
 
-fn host_error(pid: i32, errno: Errno) -> Error {
+pub(crate) fn host_error(pid: i32, errno: Errno) -> Error {
     Error::Sys(farspace_sys::Error::new("prepare a visit", pid, errno))
 }

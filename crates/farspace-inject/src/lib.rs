@@ -13,8 +13,10 @@ pub mod agent;
 pub mod borrow;
 pub mod cave;
 pub mod error;
+mod exit;
 pub mod freeze;
 pub mod infect;
+mod keeper;
 
 pub use agent::{Agent, Channel, Pending, RemoteFd};
 pub use error::{Error, Refusal, Result};

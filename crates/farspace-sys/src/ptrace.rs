@@ -17,7 +17,7 @@ const NT_PRSTATUS: usize = 1;
 const NT_PRFPREG: usize = 2;
 const NT_X86_XSTATE: usize = 0x202;
 /// PTRACE_EVENT_STOP as the third byte of a wait status (ptrace(2)).
-const EVENT_STOP: i32 = 128;
+pub const EVENT_STOP: i32 = 128;
 /// How long a wait looks without sleeping, and how long it sleeps between looks after that.
 const SPIN: Duration = Duration::from_micros(300);
 const NAP: Duration = Duration::from_micros(50);
@@ -66,9 +66,14 @@ impl Running {
         Ok(Self { tid, _not_send: PhantomData })
     }
 
-    /// Takes over a thread that the kernel has begun to trace for us (a clone of a traced one).
-    pub fn adopt(tid: i32) -> Self {
+    /// A handle for a thread that was left to events and runs.
+    pub fn resume_handle(tid: i32) -> Self {
         Self { tid, _not_send: PhantomData }
+    }
+
+    /// Gives up the handle but not the tracing: [`next_event`] tells what happens to the thread.
+    pub fn leave_to_events(self) {
+        mem::forget(self);
     }
 
     /// The thread.
@@ -115,25 +120,6 @@ impl Running {
             running = stopped.resume()?;
         }
     }
-
-    /// Waits until the thread has ended and is reaped as far as its tracer does that.
-    ///
-    /// # Errors
-    ///
-    /// ETIMEDOUT.
-    pub fn wait_end(self, deadline: Instant) -> Result<()> {
-        let this = ManuallyDrop::new(self);
-        loop {
-            match wait(this.tid, deadline)? {
-                Status::Gone => return Ok(()),
-                Status::Stop { signal, event } => {
-                    Stopped { tid: this.tid, signal, event, _not_send: PhantomData }
-                        .resume()
-                        .map(mem::forget)?;
-                }
-            }
-        }
-    }
 }
 
 impl Drop for Running {
@@ -172,17 +158,6 @@ impl Stopped {
     /// The ptrace event of the stop (PTRACE_EVENT_*), or 0.
     pub fn event(&self) -> i32 {
         self.event
-    }
-
-    /// The message of the event: for a clone, the new thread's pid here.
-    ///
-    /// # Errors
-    ///
-    /// ESRCH: gone.
-    pub fn event_message(&self) -> Result<u64> {
-        let mut message: libc::c_ulong = 0;
-        request(libc::PTRACE_GETEVENTMSG, self.tid, 0, &raw mut message as usize, "read an event")?;
-        Ok(message)
     }
 
     /// Changes the options of the tracing.
@@ -295,16 +270,6 @@ impl Stopped {
         (configuration[0] != 0).then_some(RemoteAddr(configuration[0]))
     }
 
-    /// Writes one word into the thread's memory, also where the mapping is read-only.
-    ///
-    /// # Errors
-    ///
-    /// EIO or EFAULT: not mapped; ESRCH: gone.
-    pub fn poke(&self, at: RemoteAddr, word: u64) -> Result<()> {
-        request(libc::PTRACE_POKEDATA, self.tid, at.0 as usize, word as usize, "write memory")
-            .map_err(|e| e.at(at))
-    }
-
     /// Runs one instruction and stops again.
     ///
     /// # Errors
@@ -355,6 +320,52 @@ impl Stopped {
         let this = ManuallyDrop::new(self);
         request(libc::PTRACE_DETACH, this.tid, 0, this.pending_signal() as usize, "let a thread go")
     }
+}
+
+/// Something that happened to a thread traced by the calling thread.
+#[derive(Debug)]
+pub enum Event {
+    /// It has stopped.
+    Stopped(Stopped),
+    /// It has ended.
+    Ended(i32),
+}
+
+/// Takes the next event of any thread that the calling thread traces: `None` where there is none yet and
+/// `block` is [`Block::No`], or nothing is traced any more.
+///
+/// # Errors
+///
+/// None that a caller could mend.
+pub fn next_event(block: Block) -> Result<Option<Event>> {
+    let flags = libc::__WALL | libc::__WNOTHREAD | if block == Block::Yes { 0 } else { libc::WNOHANG };
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` outlives the call. __WNOTHREAD: children of other threads are left alone.
+        let tid = unsafe { libc::waitpid(-1, &raw mut status, flags) };
+        return match tid {
+            0 => Ok(None),
+            tid if tid > 0 && libc::WIFSTOPPED(status) => {
+                let (signal, event) = (libc::WSTOPSIG(status), status >> 16);
+                Ok(Some(Event::Stopped(Stopped { tid, signal, event, _not_send: PhantomData })))
+            }
+            tid if tid > 0 => Ok(Some(Event::Ended(tid))),
+            _ => match Error::last("wait for a thread", 0) {
+                e if e.errno == Errno::INTR => continue,
+                e if e.errno == Errno::CHILD => Ok(None),
+                e => Err(e),
+            },
+        };
+    }
+}
+
+/// Whether to wait for an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Block {
+    /// Wait.
+    Yes,
+    /// Only look.
+    No,
 }
 
 impl Drop for Stopped {

@@ -1,0 +1,113 @@
+//! Agents in targets with a seccomp filter: they work only while they are traced.
+//!
+//! A filter is inherited by the agent. PTRACE_O_SUSPEND_SECCOMP suspends it as long as a tracer lives, and tracing
+//! is bound to one thread of this process: so a thread is kept for each such agent. With PTRACE_O_EXITKILL the
+//! agent dies with it, before the filter could see any of its calls; its region is then left to the next visit.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use farspace_sys::ptrace::{
+    Block, EVENT_STOP, EXIT_KILL, Event, SUSPEND_SECCOMP, Stopped, TRACE_CLONE, next_event,
+};
+use rustix::process::Signal;
+
+use crate::exit::Exit;
+use crate::infect::Placed;
+use crate::{Agent, Result, infect};
+
+/// Options for the borrowed thread once it is stopped: what it clones is traced, too, and has the filter suspended
+/// as well. (Not before: it might be about to clone something of its own.)
+pub(crate) const BORROWED: u32 = SUSPEND_SECCOMP | TRACE_CLONE;
+/// Options for the helper and the agent: they end with their tracer.
+const OURS: u32 = BORROWED | EXIT_KILL;
+
+/// The thread that traces an agent.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    ending: Arc<AtomicBool>,
+}
+
+impl Keeper {
+    /// Has the agent unmapped and ended by its tracer; returns at once.
+    pub(crate) fn end_agent(&self, agent: BorrowedFd<'_>) {
+        self.ending.store(true, Ordering::SeqCst);
+        // The tracer sees the stop and does the rest. ESRCH: it is gone already.
+        let _ = rustix::process::pidfd_send_signal(agent, Signal::STOP);
+    }
+}
+
+/// Places an agent from a thread that goes on tracing it.
+pub(crate) fn place(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
+    let (sender, receiver) = mpsc::channel();
+    let ending = Arc::new(AtomicBool::new(false));
+    let keeper = Keeper { ending: Arc::clone(&ending) };
+    let work = move || match infect::place(pid, timeout, Some(keeper)) {
+        Ok(Placed { agent, held, exit }) => {
+            let _ = sender.send(Ok((agent, held)));
+            keep(exit, &ending);
+        }
+        Err(error) => {
+            let _ = sender.send(Err(error));
+            // A helper that is left over is let run to its end.
+            while let Ok(Some(event)) = next_event(Block::No) {
+                if let Event::Stopped(thread) = event {
+                    pass_on(thread, pid);
+                }
+            }
+        }
+    };
+    let spawned = std::thread::Builder::new().name("farspace-keeper".to_owned()).spawn(work);
+    let gone = || infect::host_error(pid, rustix::io::Errno::AGAIN);
+    spawned.map_err(|_| gone())?;
+    receiver.recv().map_err(|_| gone())?
+}
+
+/// Lets the borrowed thread, the helper and the agent run until `done` says so.
+pub(crate) fn run_until<T>(
+    borrowed: i32,
+    deadline: Instant,
+    mut done: impl FnMut() -> Result<Option<T>>,
+) -> Result<Option<T>> {
+    loop {
+        match next_event(Block::No)? {
+            Some(Event::Stopped(thread)) => pass_on(thread, borrowed),
+            Some(Event::Ended(_)) => {}
+            None => match done()? {
+                Some(result) => return Ok(Some(result)),
+                None if Instant::now() > deadline => return Ok(None),
+                None => std::thread::yield_now(),
+            },
+        }
+    }
+}
+
+/// Traces the agent, and what it forks, until they have ended.
+fn keep(exit: Exit, ending: &AtomicBool) {
+    while let Ok(Some(event)) = next_event(Block::Yes) {
+        match event {
+            Event::Stopped(agent)
+                if ending.load(Ordering::SeqCst) && agent.tid() == exit.agent_pid && agent.event() == 0 =>
+            {
+                // On failure the agent is killed with the end of this thread; the region stays.
+                let _ = exit.unmap(agent);
+            }
+            Event::Stopped(thread) => pass_on(thread, exit.pid),
+            Event::Ended(_) => {}
+        }
+    }
+}
+
+/// Lets a thread go on as if it were not traced.
+fn pass_on(thread: Stopped, borrowed: i32) {
+    // The first stop of a new task of ours. The borrowed thread must never die with this process.
+    if thread.event() == EVENT_STOP && thread.tid() != borrowed {
+        let _ = thread.set_options(OURS);
+    }
+    if let Ok(running) = thread.resume() {
+        running.leave_to_events();
+    }
+}
