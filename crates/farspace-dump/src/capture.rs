@@ -45,47 +45,71 @@ pub fn dump(
     }
     farspace_sys::memory::check_access(pid)?;
     let output = Output::create(path, options.overwrite)?;
-    let filter = filter(pid, options.filter);
-    // A snapshot is the agent's work: why it can't be there is the error then.
-    let needed = (options.level == Level::Snapshot).then_some(Mechanism::Agent);
-    let attach = AttachOptions {
-        mechanism: options.mechanism.or(needed),
-        stop_timeout: options.stop_timeout,
-        ..AttachOptions::default()
-    };
-    let mut target = Target::attach_with(pid, &attach).map_err(|error| match error.refusal() {
-        // Nothing helps against these: all levels stop every thread.
-        None | Some(Refusal::Traced { .. } | Refusal::Not64Bit) => error.into(),
-        Some(refusal) if needed.is_some() => Error::NoSnapshot { pid, reason: refusal.to_string() },
-        Some(_) => error.into(),
-    })?;
-    let mut job =
-        Job { pid, filter, output: &output, progress, was_stopped: status.state == 'T', weaker: Vec::new() };
-    let done = match options.level {
-        Level::Snapshot => job.snapshot(&mut target, options.stop_timeout),
-        Level::Frozen => job.frozen(&mut target, options.stop_timeout),
-        Level::Fuzzy => job.fuzzy(&mut target, options.stop_timeout),
-    };
-    let done = done.map_err(|error| job.explain(error))?;
-    let weaker = job.weaker;
-    let found = target.report().clone();
-    target.detach()?;
-    output.finish()?;
-    Ok(DumpReport {
-        pid,
-        level: options.level.name().to_owned(),
-        path: path.to_owned(),
-        mechanism: found.mechanism.name().to_owned(),
-        fallback_reasons: found.reasons,
-        weaker,
-        threads: done.threads,
-        segments: done.segments,
-        bytes_written: done.bytes,
-        file_bytes: done.file_bytes,
-        stop_ns: nanos(done.stop),
-        attach_stop_ns: nanos(found.stop),
-        total_ns: nanos(begin.elapsed()),
+    let visit = Visit { pid, was_stopped: status.state == 'T', begin };
+    visit.dump(output, path, options, progress).map_err(|error| match error {
+        // It was there a moment ago.
+        Error::Target(error) if error.errno() == Errno::SRCH => Error::Gone { pid },
+        error => error,
     })
+}
+
+/// A dump of a process that exists and may be visited.
+struct Visit {
+    pid: i32,
+    was_stopped: bool,
+    begin: Instant,
+}
+
+impl Visit {
+    fn dump(
+        self,
+        output: Output,
+        path: &Path,
+        options: &DumpOptions,
+        progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<DumpReport> {
+        let Self { pid, was_stopped, begin } = self;
+        let filter = filter(pid, options.filter);
+        // A snapshot is the agent's work: why it can't be there is the error then.
+        let needed = (options.level == Level::Snapshot).then_some(Mechanism::Agent);
+        let attach = AttachOptions {
+            mechanism: options.mechanism.or(needed),
+            stop_timeout: options.stop_timeout,
+            ..AttachOptions::default()
+        };
+        let mut target = Target::attach_with(pid, &attach).map_err(|error| match error.refusal() {
+            // Nothing helps against these: all levels stop every thread.
+            None | Some(Refusal::Traced { .. } | Refusal::Not64Bit) => error.into(),
+            Some(refusal) if needed.is_some() => Error::NoSnapshot { pid, reason: refusal.to_string() },
+            Some(_) => error.into(),
+        })?;
+        let mut job = Job { pid, filter, output: &output, progress, was_stopped, weaker: Vec::new() };
+        let done = match options.level {
+            Level::Snapshot => job.snapshot(&mut target, options.stop_timeout),
+            Level::Frozen => job.frozen(&mut target, options.stop_timeout),
+            Level::Fuzzy => job.fuzzy(&mut target, options.stop_timeout),
+        };
+        let done = done.map_err(|error| job.explain(error))?;
+        let weaker = job.weaker;
+        let found = target.report().clone();
+        target.detach()?;
+        output.finish()?;
+        Ok(DumpReport {
+            pid,
+            level: options.level.name().to_owned(),
+            path: path.to_owned(),
+            mechanism: found.mechanism.name().to_owned(),
+            fallback_reasons: found.reasons,
+            weaker,
+            threads: done.threads,
+            segments: done.segments,
+            bytes_written: done.bytes,
+            file_bytes: done.file_bytes,
+            stop_ns: nanos(done.stop),
+            attach_stop_ns: nanos(found.stop),
+            total_ns: nanos(begin.elapsed()),
+        })
+    }
 }
 
 /// One dump under way.

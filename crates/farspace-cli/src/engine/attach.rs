@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use farspace::{AttachOptions, Mechanism, Sink, Target};
 use farspace_abi::RemoteIoVec;
+use rustix::io::Errno;
 
 use super::Output;
 use crate::cli::MechanismArg;
@@ -54,7 +55,14 @@ impl Attached {
             if error.operation() == farspace::WRITE_OUT && interrupt::flow().is_continue() {
                 return Failure::output(format!("cannot write {}", out.name), &error.errno().into());
             }
-            failure(&error)
+            match error.errno() {
+                Errno::SRCH if interrupt::flow().is_continue() => {
+                    let what =
+                        format!("pid {} ended or executed another program meanwhile", self.target.pid());
+                    Failure::new(Exit::Failed, what).next("start again with the new process")
+                }
+                _ => failure(&error),
+            }
         })?;
         match transfer.stopped {
             None => Ok(transfer.bytes),

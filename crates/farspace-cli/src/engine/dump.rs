@@ -124,7 +124,7 @@ pub(super) fn failure(error: &Error) -> Failure {
         Error::Own { .. } => Exit::Usage,
         Error::NoSnapshot { .. } => Exit::Refused,
         Error::Interrupted => return interrupt::failure(),
-        Error::Layout { .. } => Exit::Failed,
+        Error::Layout { .. } | Error::Gone { .. } => Exit::Failed,
     };
     Failure::new(exit, error.to_string())
 }
