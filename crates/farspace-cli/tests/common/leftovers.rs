@@ -60,13 +60,18 @@ impl View {
                 found.push(format!("{what}: {text}"));
             }
         };
-        let sets = |a: &BTreeSet<i32>, b: &BTreeSet<i32>| format!("{:?}", a.symmetric_difference(b).collect::<Vec<_>>());
+        let sets = |a: &BTreeSet<i32>, b: &BTreeSet<i32>| {
+            format!("{:?}", a.symmetric_difference(b).collect::<Vec<_>>())
+        };
         tell("threads", self.threads == now.threads, sets(&self.threads, &now.threads));
         tell("children", self.children == now.children, sets(&self.children, &now.children));
-        let relatives: Vec<String> = self.relatives.symmetric_difference(&now.relatives).map(|p| describe(*p)).collect();
+        let relatives: Vec<String> =
+            self.relatives.symmetric_difference(&now.relatives).map(|p| describe(*p)).collect();
         tell("tasks that share or copied the memory", relatives.is_empty(), relatives.join(" "));
-        let changed = self.status.iter().filter(|(key, value)| now.status.get(key).is_some_and(|n| n != *value));
-        let changed: Vec<String> = changed.map(|(k, v)| format!("{k:?} {v} is {:?}", now.status.get(k))).collect();
+        let changed =
+            self.status.iter().filter(|(key, value)| now.status.get(key).is_some_and(|n| n != *value));
+        let changed: Vec<String> =
+            changed.map(|(k, v)| format!("{k:?} {v} is {:?}", now.status.get(k))).collect();
         tell("status", changed.is_empty(), changed.join(", "));
         let descriptors = self.descriptors == now.descriptors;
         tell("descriptors", descriptors, format!("{:?}, before {:?}", now.descriptors, self.descriptors));
@@ -90,12 +95,6 @@ impl View {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-
-    /// Mappings that are there now and were not.
-    #[expect(dead_code, reason = "not every test that looks for leftovers counts mappings")]
-    pub(crate) fn new_mappings(&self, now: &Self) -> usize {
-        now.mappings.difference(&self.mappings).count()
-    }
 }
 
 /// The numeric names in a directory.
@@ -112,8 +111,10 @@ fn state_and_parent(pid: i32) -> Option<(char, i32)> {
 }
 
 /// Children, zombies included.
-fn children(pid: i32) -> BTreeSet<i32> {
-    numbers("/proc").filter(|other| state_and_parent(*other).is_some_and(|(_, parent)| parent == pid)).collect()
+pub(crate) fn children(pid: i32) -> BTreeSet<i32> {
+    numbers("/proc")
+        .filter(|other| state_and_parent(*other).is_some_and(|(_, parent)| parent == pid))
+        .collect()
 }
 
 /// Other processes with the same image: they share the memory, or copied it by a fork. The auxiliary vector holds
@@ -132,7 +133,8 @@ fn vdso(pid: i32, maps: &str) -> Vec<u8> {
     });
     let Some((start, end)) = range else { return Vec::new() };
     let mut bytes = vec![0; (end - start) as usize];
-    let read = fs::File::open(format!("/proc/{pid}/mem")).and_then(|mem| mem.read_exact_at(&mut bytes, start));
+    let read =
+        fs::File::open(format!("/proc/{pid}/mem")).and_then(|mem| mem.read_exact_at(&mut bytes, start));
     if read.is_ok() { bytes } else { Vec::new() }
 }
 
