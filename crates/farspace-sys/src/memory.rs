@@ -1,6 +1,7 @@
 //! Reading and writing another process's memory by copy.
 
 use std::fs::{File, OpenOptions};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use farspace_abi::{RemoteAddr, RemoteIoVec};
@@ -62,6 +63,37 @@ impl Memory {
         }
     }
 
+    /// Reads into a window of a file until it is full; returns the bytes read.
+    ///
+    /// # Errors
+    ///
+    /// EIO where nothing is mapped, or it can't be read; EFAULT where the file has no space.
+    pub fn read_into(&self, from: RemoteAddr, window: &mut FileWindow) -> std::result::Result<u64, Errno> {
+        let mut done = 0;
+        while done < window.len {
+            // SAFETY: `begin + done .. begin + len` lies in the mapping, of which no reference exists; the kernel
+            // checks the addresses.
+            let n = unsafe {
+                let to = window.base.byte_add(window.skip + done);
+                libc::pread(
+                    self.file.as_raw_fd(),
+                    to,
+                    window.len - done,
+                    (from.0 + done as u64) as libc::off_t,
+                )
+            };
+            match n {
+                0 => return Ok(done as u64),
+                n if n > 0 => done += n as usize,
+                _ => match Error::last("read memory", self.pid).errno {
+                    Errno::INTR => {}
+                    errno => return Err(errno),
+                },
+            }
+        }
+        Ok(done as u64)
+    }
+
     /// Reads exactly `buffer.len()` bytes.
     ///
     /// # Errors
@@ -99,6 +131,41 @@ impl Memory {
             let errno = if gone { Errno::SRCH } else { errno_of(&e) };
             Error::new("write memory", self.pid, errno).at(to)
         })
+    }
+}
+
+/// A piece of a file, mapped for the kernel to store into; no reference to it is ever made.
+#[derive(Debug)]
+pub struct FileWindow {
+    base: *mut libc::c_void,
+    skip: usize,
+    len: usize,
+}
+
+impl FileWindow {
+    /// Maps `len` bytes of the file from `offset` on, with its pages populated (MADV_POPULATE_WRITE, Linux 5.14).
+    ///
+    /// # Errors
+    ///
+    /// EACCES: not open for reading and writing; EFAULT: beyond the end of the file, or no space.
+    pub fn map(file: &OwnedFd, offset: u64, len: u64) -> std::result::Result<Self, Errno> {
+        use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap};
+        let skip = (offset % 4096) as usize;
+        let len = len as usize;
+        let (protection, at) = (ProtFlags::READ | ProtFlags::WRITE, offset - skip as u64);
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let base = unsafe { mmap(std::ptr::null_mut(), skip + len, protection, MapFlags::SHARED, file, at)? };
+        let window = Self { base, skip, len };
+        // SAFETY: populating changes no bytes.
+        unsafe { madvise(base, skip + len, Advice::LinuxPopulateWrite)? };
+        Ok(window)
+    }
+}
+
+impl Drop for FileWindow {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, and no reference to it exists.
+        let _ = unsafe { rustix::mm::munmap(self.base, self.skip + self.len) };
     }
 }
 

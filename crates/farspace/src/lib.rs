@@ -27,6 +27,7 @@ mod flags;
 pub mod probe;
 pub mod raw;
 mod report;
+mod share;
 mod snapshot;
 mod target;
 mod transfer;

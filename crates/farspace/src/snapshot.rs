@@ -23,15 +23,17 @@ pub struct Snapshot<'a> {
     ns_pid: i32,
     agent: &'a Arc<Agent>,
     pipe: &'a BoundedPipe,
+    memory: Option<Memory>,
 }
 
 impl<'a> Snapshot<'a> {
     pub(crate) fn fork(target: i32, agent: &'a Arc<Agent>, pipe: &'a BoundedPipe) -> Result<Self> {
         let ns_pid = agent.channel().fork()?;
         let status = process::status(agent.agent_pid())?;
-        let mut snapshot = Self { target, pid: 0, ns_pid, agent, pipe };
+        let mut snapshot = Self { target, pid: 0, ns_pid, agent, pipe, memory: None };
         snapshot.pid = process::pid_in_namespace(agent.agent_pid(), &status, ns_pid)
             .ok_or_else(|| Error::new("find the snapshot", target, Errno::SRCH))?;
+        snapshot.memory = Some(Memory::open(snapshot.pid)?);
         Ok(snapshot)
     }
 
@@ -61,12 +63,10 @@ impl<'a> Snapshot<'a> {
         progress: Progress<'_>,
     ) -> Result<Transfer> {
         let channel = self.agent.snapshot_channel();
-        Source::Pages { channel, pipe: self.pipe, agent: self.agent }.transfer(
-            self.target,
-            ranges,
-            sink,
-            progress,
-        )
+        let memory =
+            self.memory.as_ref().ok_or_else(|| Error::new("read the snapshot", self.target, Errno::SRCH))?;
+        let source = Source::Pages { channel, pipe: self.pipe, agent: self.agent, memory };
+        source.transfer(self.target, ranges, sink, progress)
     }
 }
 

@@ -46,7 +46,7 @@ pub struct Target {
 /// The ways to reach the memory.
 #[derive(Debug)]
 enum Reach {
-    Agent(Arc<Agent>),
+    Agent(Arc<Agent>, Memory),
     Copy(Memory),
     ReadV,
 }
@@ -90,7 +90,7 @@ impl Target {
                 match inject::infect(pid, options.stop_timeout) {
                     Ok((agent, held)) => {
                         stop = held;
-                        (Reach::Agent(agent), Mechanism::Agent)
+                        (Reach::Agent(agent, Memory::open(pid)?), Mechanism::Agent)
                     }
                     Err(error) if wanted.is_some() || matches!(error, inject::Error::Gone { .. }) => {
                         return Err(error.into());
@@ -132,7 +132,7 @@ impl Target {
         if iov.len() > farspace_abi::mailbox::MAX_IOV {
             return Err(Error::new("map the memory", self.pid, Errno::INVAL));
         }
-        let Reach::Agent(agent) = &self.reach else { return copy::vmsplice(self.pid, pipe, iov, flags) };
+        let Reach::Agent(agent, _) = &self.reach else { return copy::vmsplice(self.pid, pipe, iov, flags) };
         agent.check()?;
         let remote = agent.send_fd(pipe)?;
         loop {
@@ -172,9 +172,9 @@ impl Target {
     ) -> Result<Transfer> {
         self.open_pipe()?;
         let source = match (&self.reach, &self.pipe) {
-            (Reach::Agent(agent), Some(pipe)) => {
+            (Reach::Agent(agent, memory), Some(pipe)) => {
                 agent.check()?;
-                Source::Pages { channel: agent.channel(), pipe, agent }
+                Source::Pages { channel: agent.channel(), pipe, agent, memory }
             }
             (Reach::Copy(memory), _) => Source::Memory(memory),
             _ => Source::ReadV,
@@ -184,7 +184,7 @@ impl Target {
 
     /// True for the mappings that farspace itself has made in the target.
     pub fn owns(&self, mapping: &Mapping) -> bool {
-        matches!(&self.reach, Reach::Agent(agent) if agent.owns(mapping))
+        matches!(&self.reach, Reach::Agent(agent, _) if agent.owns(mapping))
     }
 
     /// Stops all threads of the target until the result is dropped or thawed.
@@ -194,7 +194,7 @@ impl Target {
     /// Refused: traced, or a thread that doesn't stop. ESRCH.
     pub fn freeze(&self, timeout: Duration) -> Result<Frozen> {
         let agent = match &self.reach {
-            Reach::Agent(agent) => Some(agent.agent_pid()),
+            Reach::Agent(agent, _) => Some(agent.agent_pid()),
             _ => None,
         };
         Ok(Frozen::stop(self.pid, agent, timeout)?)
@@ -211,7 +211,7 @@ impl Target {
     pub fn snapshot(&mut self) -> Result<Snapshot<'_>> {
         self.open_pipe()?;
         match (&self.reach, &self.pipe) {
-            (Reach::Agent(agent), Some(pipe)) => {
+            (Reach::Agent(agent, _), Some(pipe)) => {
                 agent.check()?;
                 Snapshot::fork(self.pid, agent, pipe)
             }
@@ -220,7 +220,7 @@ impl Target {
     }
 
     fn open_pipe(&mut self) -> Result<()> {
-        if let (Reach::Agent(agent), None) = (&self.reach, &self.pipe) {
+        if let (Reach::Agent(agent, _), None) = (&self.reach, &self.pipe) {
             let (read, write, room) = pipe::with_room(self.pipe_bytes)
                 .map_err(|e| Error::new("make a pipe for the memory", self.pid, e))?;
             let write = agent.send_fd(write.as_fd())?;
@@ -237,7 +237,7 @@ impl Target {
     pub fn detach(mut self) -> Result<()> {
         self.pipe = None;
         match &self.reach {
-            Reach::Agent(agent) => Ok(agent.leave()?),
+            Reach::Agent(agent, _) => Ok(agent.leave()?),
             _ => Ok(()),
         }
     }

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use farspace_abi::mailbox::MAX_IOV;
 use farspace_abi::{RemoteAddr, RemoteIoVec};
@@ -13,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
 
+use crate::share::{Work, locate};
 use crate::target::BoundedPipe;
 use crate::{Error, Result};
 
@@ -59,6 +61,15 @@ impl<'a> Sink<'a> {
     pub fn scattered(fd: BorrowedFd<'a>, extents: &[Extent]) -> Self {
         let extents: Vec<_> = extents.iter().rev().copied().filter(|extent| extent.len > 0).collect();
         Self { fd, offset: extents.last().map(|extent| extent.offset), extents }
+    }
+
+    /// Where in the file the ranges go, if it is one.
+    fn places(&self, ranges: &[RemoteIoVec]) -> Vec<Extent> {
+        match self.offset {
+            Some(_) if !self.extents.is_empty() => self.extents.iter().rev().copied().collect(),
+            Some(offset) => vec![Extent { offset, len: ranges.iter().map(|range| range.len).sum() }],
+            None => Vec::new(),
+        }
     }
 
     /// How many bytes may go to the present place.
@@ -114,7 +125,7 @@ pub struct Transfer {
 /// Where the bytes come from.
 pub(crate) enum Source<'a> {
     /// A task in the address space maps its pages into the pipe.
-    Pages { channel: Channel<'a>, pipe: &'a BoundedPipe, agent: &'a Arc<Agent> },
+    Pages { channel: Channel<'a>, pipe: &'a BoundedPipe, agent: &'a Arc<Agent>, memory: &'a Memory },
     /// /proc/PID/mem.
     Memory(&'a Memory),
     /// process_vm_readv(2).
@@ -129,10 +140,23 @@ impl Source<'_> {
         sink: &mut Sink<'_>,
         progress: Progress<'_>,
     ) -> Result<Transfer> {
+        match Work::shared(ranges, &sink.places(ranges), sink.fd) {
+            Some(work) => self.share(pid, ranges, &work, sink, progress),
+            None => self.alone(pid, ranges, sink, progress),
+        }
+    }
+
+    fn alone(
+        &self,
+        pid: i32,
+        ranges: &[RemoteIoVec],
+        sink: &mut Sink<'_>,
+        progress: Progress<'_>,
+    ) -> Result<Transfer> {
         let mut total = 0;
         for chunk in ranges.chunks(MAX_IOV) {
             let done = match self {
-                Self::Pages { channel, pipe, agent } => {
+                Self::Pages { channel, pipe, agent, .. } => {
                     PageStream { pid, channel: *channel, pipe, agent }.run(chunk, sink, progress)
                 }
                 Self::Memory(memory) => {
@@ -152,6 +176,64 @@ impl Source<'_> {
             }
         }
         Ok(Transfer { bytes: total, stopped: None })
+    }
+
+    /// Splices the near end while a helper copies the far end.
+    fn share(
+        &self,
+        pid: i32,
+        ranges: &[RemoteIoVec],
+        work: &Work,
+        sink: &mut Sink<'_>,
+        progress: Progress<'_>,
+    ) -> Result<Transfer> {
+        let memory = match self {
+            Self::Pages { memory, .. } => Some(*memory),
+            Self::Memory(memory) => Some(*memory),
+            Self::ReadV => None,
+        };
+        let file = sink.fd.try_clone_to_owned().ok();
+        let near = std::thread::scope(|scope| {
+            if let (Some(memory), Some(file)) = (memory, &file) {
+                // Without the thread the near end simply gets there by itself.
+                let helper = std::thread::Builder::new().name("farspace-copy".to_owned());
+                let _ = helper.spawn_scoped(scope, move || work.copy_far_end(memory, file));
+            }
+            let done = self.near_end(pid, work, sink, progress);
+            work.ended.store(true, Ordering::Relaxed);
+            done
+        });
+        let near = near?;
+        if near.stopped.is_some() {
+            return Ok(near);
+        }
+        let total = ranges.iter().map(|range| range.len).sum();
+        Ok(Transfer { bytes: total, stopped: None })
+    }
+
+    fn near_end(
+        &self,
+        pid: i32,
+        work: &Work,
+        sink: &mut Sink<'_>,
+        progress: Progress<'_>,
+    ) -> Result<Transfer> {
+        let mut bytes = 0;
+        let mut told = 0;
+        while let Some((ranges, places)) = work.take_near() {
+            let mut part = Sink::scattered(sink.fd, &places);
+            let done = self.alone(pid, &ranges, &mut part, progress)?;
+            bytes += done.bytes;
+            if done.stopped.is_some() {
+                return Ok(Transfer { bytes, stopped: done.stopped });
+            }
+            let copied = work.copied.load(Ordering::Relaxed);
+            if progress(copied - told).is_break() {
+                return Err(interrupted(pid));
+            }
+            told = copied;
+        }
+        Ok(Transfer { bytes, stopped: None })
     }
 }
 
@@ -180,7 +262,7 @@ impl PageStream<'_> {
         match pending.wait("map pages into the pipe") {
             Ok(_) => Ok(Transfer { bytes, stopped: None }),
             Err(inject::Error::Agent { errno, .. }) => {
-                Ok(Transfer { bytes, stopped: locate(ranges, bytes, errno) })
+                Ok(Transfer { bytes, stopped: locate(ranges, bytes).map(|at| (at, errno)) })
             }
             Err(error) => Err(error.into()),
         }
@@ -331,17 +413,6 @@ fn by_copy(
 
 fn interrupted(pid: i32) -> Error {
     Error::new("go on with the memory", pid, Errno::INTR)
-}
-
-/// The address that is `bytes` into the ranges.
-fn locate(ranges: &[RemoteIoVec], mut bytes: u64, errno: Errno) -> Option<(RemoteAddr, Errno)> {
-    for range in ranges {
-        if bytes < range.len {
-            return Some((RemoteAddr(range.base.0.wrapping_add(bytes)), errno));
-        }
-        bytes -= range.len;
-    }
-    None
 }
 
 fn wait_for(fd: BorrowedFd<'_>, flags: PollFlags) -> std::result::Result<(), Errno> {

@@ -24,26 +24,38 @@ impl Case {
     /// The case as something to run, or a visible skip with its reason.
     pub(crate) fn trial(self, backend: &str, needs: &Needs) -> Trial {
         let missing = self.needs.iter().find_map(|need| needs.missing(*need, backend));
-        let kind = match &missing {
-            None => backend.to_owned(),
-            Some(reason) => format!("{backend}, skipped: {reason}"),
-        };
-        Trial::test(self.name, move || guarded(self)).with_kind(kind).with_ignored_flag(missing.is_some())
+        trial(self.name.to_owned(), backend, missing, self.run)
     }
+}
+
+/// Something to run under a deadline, or to skip for a reason that is shown.
+pub(crate) fn trial(
+    name: String,
+    backend: &str,
+    skip: Option<&str>,
+    run: impl FnOnce() -> Outcome + Send + 'static,
+) -> Trial {
+    let kind = match skip {
+        None => backend.to_owned(),
+        Some(reason) => format!("{backend}, skipped: {reason}"),
+    };
+    let title = name.clone();
+    Trial::test(name, move || guarded(&title, run)).with_kind(kind).with_ignored_flag(skip.is_some())
 }
 
 /// Runs the case under a deadline. A stuck thread can't be taken back: the program ends with it, and its
 /// victims end with their stdin.
-fn guarded(case: Case) -> Outcome {
+fn guarded(name: &str, run: impl FnOnce() -> Outcome) -> Outcome {
+    let name = name.to_owned();
     let (done, watch) = channel::<()>();
     let watchdog = std::thread::spawn(move || {
         if watch.recv_timeout(DEADLINE) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("\n{}: not done after {DEADLINE:?}; giving up on the whole run", case.name);
+            eprintln!("\n{}: not done after {DEADLINE:?}; giving up on the whole run", name);
             needs::give_back();
             std::process::exit(102);
         }
     });
-    let outcome = (case.run)();
+    let outcome = run();
     drop(done);
     let _ = watchdog.join();
     outcome

@@ -1,4 +1,4 @@
-//! The specification's cases, one program for both backends.
+//! The specification's cases, one program for both backends; and visits to targets in every awkward state.
 //!
 //! It needs nothing but itself: it is its own victims and its own unprivileged caller, by the name under which it
 //! starts itself again. FARSPACE_BACKEND=stock|native forces a backend. Filters and options are those of
@@ -7,6 +7,7 @@
 mod caller;
 mod case;
 mod needs;
+mod visits;
 mod vmsplice;
 mod world;
 
@@ -24,7 +25,8 @@ fn main() -> ExitCode {
     if !arguments.list {
         println!("backend: {backend}, kernel: {}", needs.kernel());
     }
-    let trials = vmsplice::CASES.iter().map(|case| case.trial(backend, &needs)).collect();
+    let specified = vmsplice::CASES.iter().map(|case| case.trial(backend, &needs));
+    let trials = specified.chain(visits::trials(backend)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     // Gives back what was reserved; an exit would not.
     drop(needs);

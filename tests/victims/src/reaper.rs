@@ -42,7 +42,8 @@ pub(crate) fn main(args: &[String]) -> Verdict {
             "check detached" => b"d",
             _ => b"?",
         };
-        sys::write_all(&command, byte)?;
+        // A reaper that has ended left its reason behind.
+        let _ = sys::write_all(&command, byte);
         let verdict = answer_line(&answers)?;
         if line.starts_with("exit") {
             sys::wait_success(target)?;
@@ -61,6 +62,7 @@ fn answer_line(fd: &OwnedFd) -> Result<String, String> {
     }
     match String::from_utf8_lossy(&text).into_owned() {
         ok if ok == "ok" => Ok(ok),
+        silence if silence.is_empty() => Err("reaper: it died".to_owned()),
         reason => Err(format!("reaper: {reason}")),
     }
 }

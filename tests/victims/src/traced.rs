@@ -18,10 +18,10 @@ pub(crate) fn main(args: &[String]) -> Verdict {
     let target = sys::fork(|| i32::from(traced(&questions, &answer).is_err()))?;
     drop((questions, answer));
     expect_ok(&answers)?;
-    // SAFETY: seizing takes no memory.
-    sys::os("PTRACE_SEIZE", unsafe { libc::ptrace(libc::PTRACE_SEIZE, target, 0, 0) })?;
+    let threads = threads(target)?;
+    request("PTRACE_SEIZE", libc::PTRACE_SEIZE, &threads)?;
     if keep_stopped {
-        stop(target)?;
+        stop(&threads)?;
     }
     control::say(&format!("ready {target}"));
     loop {
@@ -29,13 +29,13 @@ pub(crate) fn main(args: &[String]) -> Verdict {
         let check = || -> Verdict {
             // Still ours, as it was left, and controllable.
             if keep_stopped {
-                resume(target)?;
+                resume(&threads)?;
             }
-            stop(target)?;
-            resume(target)?;
+            stop(&threads)?;
+            resume(&threads)?;
             sys::write_all(&question, b"?")?;
             expect_ok(&answers)?;
-            if keep_stopped { stop(target) } else { Ok(()) }
+            if keep_stopped { stop(&threads) } else { Ok(()) }
         };
         match (check(), line.as_str()) {
             (Err(reason), "exit" | "exit attached") => return Err(reason),
@@ -45,10 +45,9 @@ pub(crate) fn main(args: &[String]) -> Verdict {
         }
     }
     if !keep_stopped {
-        stop(target)?;
+        stop(&threads)?;
     }
-    // SAFETY: detaching takes no memory.
-    sys::os("PTRACE_DETACH", unsafe { libc::ptrace(libc::PTRACE_DETACH, target, 0, 0) })?;
+    request("PTRACE_DETACH", libc::PTRACE_DETACH, &threads)?;
     sys::write_all(&question, b"!")?;
     expect_ok(&answers)?;
     sys::wait_success(target)?;
@@ -101,18 +100,36 @@ fn expect_ok(fd: &OwnedFd) -> Verdict {
     }
 }
 
-fn stop(target: i32) -> Verdict {
-    // SAFETY: interrupting takes no memory.
-    sys::os("PTRACE_INTERRUPT", unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, target, 0, 0) })?;
-    let status = sys::wait(target)?;
-    // PTRACE_EVENT_STOP in the high half, a stop below.
-    if libc::WIFSTOPPED(status) && status >> 16 == libc::PTRACE_EVENT_STOP {
-        return Ok(());
-    }
-    Err(format!("the tracer sees wait status {status:#x} instead of its own stop"))
+/// All threads of the target; a debugger traces every one.
+fn threads(target: i32) -> Result<Vec<i32>, String> {
+    let path = format!("/proc/{target}/task");
+    let entries = std::fs::read_dir(&path).map_err(|e| format!("{path}: {e}"))?;
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect())
 }
 
-fn resume(target: i32) -> Verdict {
-    // SAFETY: continuing without a signal takes no memory.
-    sys::os("PTRACE_CONT", unsafe { libc::ptrace(libc::PTRACE_CONT, target, 0, 0) }).map(drop)
+/// A ptrace request without address and data, for every thread.
+fn request(name: &str, request: libc::c_uint, threads: &[i32]) -> Verdict {
+    for tid in threads {
+        // SAFETY: these requests involve no memory.
+        sys::os(name, unsafe { libc::ptrace(request, *tid, 0, 0) })?;
+    }
+    Ok(())
+}
+
+fn stop(threads: &[i32]) -> Verdict {
+    request("PTRACE_INTERRUPT", libc::PTRACE_INTERRUPT, threads)?;
+    for tid in threads {
+        let mut status = 0;
+        // SAFETY: `status` is valid for writes.
+        sys::os("waitpid", unsafe { libc::waitpid(*tid, &mut status, libc::__WALL) })?;
+        // PTRACE_EVENT_STOP in the high half, a stop below.
+        if !libc::WIFSTOPPED(status) || status >> 16 != libc::PTRACE_EVENT_STOP {
+            return Err(format!("the tracer sees wait status {status:#x} of {tid} instead of its own stop"));
+        }
+    }
+    Ok(())
+}
+
+fn resume(threads: &[i32]) -> Verdict {
+    request("PTRACE_CONT", libc::PTRACE_CONT, threads)
 }

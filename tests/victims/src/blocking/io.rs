@@ -52,6 +52,9 @@ fn fill(fd: i32) -> Result<usize, String> {
 fn drain(fd: &OwnedFd, mut len: usize) -> Result<(), String> {
     let mut buffer = vec![0; 1 << 16];
     while len > 0 {
+        let mut entry = libc::pollfd { fd: raw(fd), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid pollfd.
+        must_return("poll for the rest", unsafe { libc::poll(&mut entry, 1, 2000) }, 1)?;
         let most = len.min(buffer.len());
         match sys::read(fd, &mut buffer[..most])? {
             0 => return Err(format!("pipe ended {len} bytes early")),

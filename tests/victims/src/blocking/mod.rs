@@ -201,7 +201,12 @@ fn control_target(
     let begin = Instant::now();
     if !kind.timed {
         control::wait_for_go()?;
-        (call.release)(target)?;
+        if let Err(reason) = (call.release)(target) {
+            // Most often because the target is not in the call any more: then it said why.
+            sys::kill(target, libc::SIGKILL)?;
+            let last = line(verdicts).unwrap_or_default();
+            return Err(format!("{}: {last} (completing it: {reason})", kind.name));
+        }
     }
     let first = line(verdicts)?;
     if first != "ok" {

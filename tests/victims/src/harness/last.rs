@@ -2,8 +2,14 @@
 
 use std::fs;
 use std::process::Child;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// Names the environment variable with a victim's mark.
+pub(super) const MARK: &str = "FARSPACE_VICTIM_MARK";
+
+/// What shares a victim's memory has this long to go after it.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 const REAP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Every thread of a process with its state and tracer, for a message.
@@ -36,5 +42,42 @@ pub(super) fn reap(child: &mut Child) {
             unsafe { libc::waitpid(tid, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG) };
         }
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A mark that no other victim has.
+pub(super) fn mark() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Processes with the mark in their environment: the environment is part of the memory, so that whatever lives in
+/// the victim's address space has it too. A zombie has none.
+fn marked(mark: &str) -> Vec<i32> {
+    let entry = format!("{MARK}={mark}");
+    let has_mark = |pid: &i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == entry.as_bytes())
+    };
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).filter(has_mark).collect()
+}
+
+/// What is still there of a victim that has ended, after giving it time to go.
+pub(super) fn left_over(mark: &str) -> Vec<i32> {
+    let begin = Instant::now();
+    loop {
+        let left = marked(mark);
+        if left.is_empty() || begin.elapsed() > LEAVE_TIMEOUT {
+            return left;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Ends what is left of a victim that was killed.
+pub(super) fn kill_left_over(mark: &str) {
+    for pid in marked(mark) {
+        let _ = crate::sys::kill(pid, libc::SIGKILL);
     }
 }

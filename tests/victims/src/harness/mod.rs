@@ -55,6 +55,8 @@ impl std::error::Error for Failure {}
 /// A running victim. Dropping it kills it.
 pub struct Victim {
     name: String,
+    /// In the environment of everything that comes from this victim, an agent that shares its memory included.
+    mark: String,
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
@@ -82,10 +84,12 @@ impl Victim {
     ) -> Result<Self, Failure> {
         let program = find::program().map_err(Failure::Broken)?;
         let mut command = Command::new(&program);
+        let mark = last::mark();
+        command.env(last::MARK, &mark);
         command.arg0(crate::PROGRAM).arg(name).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
         configure(&mut command);
         let spawned = command.spawn().map_err(|e| Failure::Broken(format!("{}: {e}", program.display())))?;
-        let mut victim = Self::talk_to(name, spawned)?;
+        let mut victim = Self::talk_to(name, mark, spawned)?;
         let line = victim.answer()?;
         let mut words = line.split_whitespace().map(str::to_owned);
         match (words.next().as_deref(), words.next().map(|pid| pid.parse())) {
@@ -97,7 +101,7 @@ impl Victim {
         Ok(victim)
     }
 
-    fn talk_to(name: &str, mut child: Child) -> Result<Self, Failure> {
+    fn talk_to(name: &str, mark: String, mut child: Child) -> Result<Self, Failure> {
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         let stdout = stdout.ok_or_else(|| Failure::Broken(format!("{name} has no stdout")))?;
         let (sender, lines) = channel();
@@ -109,7 +113,7 @@ impl Victim {
                 }
             }
         });
-        Ok(Self { name: name.to_owned(), child, stdin, lines, pid: 0, words: Vec::new() })
+        Ok(Self { name: name.to_owned(), mark, child, stdin, lines, pid: 0, words: Vec::new() })
     }
 
     /// The process to operate on.
@@ -230,7 +234,16 @@ impl Victim {
         self.stdin = None;
         let status =
             self.child.wait().map_err(|e| Failure::Broken(format!("wait for {}: {e}", self.name)))?;
-        if status.success() { Ok(()) } else { Err(Failure::Harmed(format!("{}: {status}", self.name))) }
+        if !status.success() {
+            return Err(Failure::Harmed(format!("{}: {status}", self.name)));
+        }
+        match last::left_over(&self.mark) {
+            left if left.is_empty() => Ok(()),
+            left => Err(Failure::Harmed(format!(
+                "{} has ended, but tasks with its memory are left: {left:?}",
+                self.name
+            ))),
+        }
     }
 }
 
@@ -239,5 +252,6 @@ impl Drop for Victim {
         // The controller first: a target of its own dies with it. A stopped victim can still be killed.
         let _ = self.child.kill();
         last::reap(&mut self.child);
+        last::kill_left_over(&self.mark);
     }
 }
