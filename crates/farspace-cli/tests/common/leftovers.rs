@@ -81,6 +81,13 @@ impl View {
         found
     }
 
+    /// All that is new is one region of the agent's: its code and its data.
+    pub(crate) fn is_one_region(&self, now: &Self) -> bool {
+        let new = now.mappings.difference(&self.mappings).count();
+        let gone = self.mappings.difference(&now.mappings).count();
+        self.difference(now).len() == 1 && gone == 0 && (1..=2).contains(&new)
+    }
+
     /// Waits until nothing is left; else what is.
     pub(crate) fn wait_clean(&self, pid: i32, patience: Duration) -> Result<Duration, String> {
         let begin = Instant::now();

@@ -30,8 +30,10 @@ impl Visit {
     /// As [`Self::splice`], by a command that is prepared to run as somebody.
     pub(crate) fn splice_by(mut command: Command, pid: i32) -> Result<Self, (i32, String)> {
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-        let range =
-            maps.lines().find(|line| line.contains(" r")).and_then(|line| line.split_whitespace().next());
+        let range = maps
+            .lines()
+            .find(|line| line.contains(" r") && line.contains('/'))
+            .and_then(|line| line.split_whitespace().next());
         command.args([
             "splice",
             &pid.to_string(),
