@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -12,6 +13,8 @@ use std::process::{Command, Stdio};
 
 use farspace_victims::harness::Victim;
 
+#[path = "common/mount.rs"]
+mod mount;
 #[path = "common/place.rs"]
 mod place;
 #[path = "common/run.rs"]
@@ -21,6 +24,7 @@ mod user;
 #[path = "common/victim.rs"]
 mod victim;
 
+use mount::Mounted;
 use place::Place;
 use run::Run;
 use user::{Nobody, become_nobody, is_root};
@@ -45,6 +49,11 @@ fn splice(pid: &str, range: &str, output: &Path) -> Run {
     Run::new(&["splice", pid, range, "-o", &output.to_string_lossy()])
 }
 
+/// Changes a directory's permissions.
+fn allow(place: &Place, mode: u32) {
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(mode)).expect("chmod");
+}
+
 /// The victim is unharmed and ends well.
 #[track_caller]
 fn unharmed(victim: Victim) {
@@ -56,7 +65,8 @@ fn no_space() {
     if !is_root("mounting a small file system") {
         return;
     }
-    let Some(place) = Place::mount("size=1m") else { return };
+    let Some(mounted) = Mounted::new("size=1m") else { return };
+    let place = &mounted.place;
     let (victim, range) = memory("8M");
     let pid = victim.pid().to_string();
     let file = place.file("out");
@@ -148,7 +158,7 @@ fn a_directory_that_is_read_only() {
         return;
     }
     let (nobody, place) = (Nobody::new(), Place::new());
-    place.allow(0o555);
+    allow(&place, 0o555);
     // It is the user's own process, so the directory is all that is wrong.
     let mut command = Command::new("sleep");
     command.arg("100");
@@ -161,7 +171,7 @@ fn a_directory_that_is_read_only() {
     run.fails(6, &["out", "Permission denied", "choose a directory"]);
     place.is_empty();
 
-    if let Some(place) = Place::mount("ro") {
+    if let Some(Mounted { place }) = &Mounted::new("ro") {
         let file = place.file("out");
         dump(&pid, &file).fails(6, &["out", "ead-only", "choose a directory"]);
         splice(&pid, ANYWHERE, &file).fails(6, &["out", "ead-only", "choose a directory"]);
@@ -288,7 +298,7 @@ fn somebody_elses_process() {
         return;
     }
     let (nobody, place) = (Nobody::new(), Place::new());
-    place.allow(0o777);
+    allow(&place, 0o777);
     let (victim, range) = memory("64K");
     let (pid, file) = (victim.pid().to_string(), place.file("out").to_string_lossy().into_owned());
     for level in ["snapshot", "frozen", "fuzzy"] {

@@ -96,8 +96,13 @@ impl View {
             if found.is_empty() {
                 return Ok(begin.elapsed());
             }
+            if !std::path::Path::new(&format!("/proc/{pid}/exe")).exists() {
+                return Err(format!("{pid} is dead"));
+            }
             if begin.elapsed() > patience {
-                return Err(format!("left in {pid} after {patience:?}: {}", found.join("; ")));
+                let mut text = format!("left in {pid} after {patience:?}: {}", found.join("; "));
+                text.truncate(text.floor_char_boundary(2000));
+                return Err(text);
             }
             std::thread::sleep(Duration::from_millis(5));
         }
