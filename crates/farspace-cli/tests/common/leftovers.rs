@@ -1,12 +1,18 @@
 //! A target as others see it, before and after: nothing of farspace may stay.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Lines of a thread's status that a visit must not change.
 const STATUS: [&str; 6] = ["Name", "TracerPid", "SigBlk", "SigPnd", "ShdPnd", "Seccomp"];
+
+/// The kinds of leftovers that the next visit uses and removes.
+const MAPPING: &str = "mapping";
+const VDSO: &str = "vdso";
 
 /// What /proc tells of a process.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,59 +59,64 @@ impl View {
     }
 
     /// What `now` has and this has not, or the other way round; empty if nothing.
-    pub(crate) fn difference(&self, now: &Self) -> Vec<String> {
-        let mut found = Vec::new();
-        let mut tell = |what: &str, same: bool, text: String| {
-            if !same {
-                found.push(format!("{what}: {text}"));
-            }
-        };
-        let sets = |a: &BTreeSet<i32>, b: &BTreeSet<i32>| {
-            format!("{:?}", a.symmetric_difference(b).collect::<Vec<_>>())
-        };
-        tell("threads", self.threads == now.threads, sets(&self.threads, &now.threads));
-        tell("children", self.children == now.children, sets(&self.children, &now.children));
-        let relatives: Vec<String> =
-            self.relatives.symmetric_difference(&now.relatives).map(|p| describe(*p)).collect();
-        tell("tasks that share or copied the memory", relatives.is_empty(), relatives.join(" "));
+    pub(crate) fn difference(&self, now: &Self) -> Left {
+        let mut left = Left::default();
+        let sets =
+            |a: &BTreeSet<i32>, b: &BTreeSet<i32>| a.symmetric_difference(b).copied().collect::<Vec<_>>();
+        left.tell("thread", sets(&self.threads, &now.threads));
+        left.tell("child", sets(&self.children, &now.children).into_iter().map(describe));
+        left.tell("sharer of the memory", sets(&self.relatives, &now.relatives).into_iter().map(describe));
         let changed =
             self.status.iter().filter(|(key, value)| now.status.get(key).is_some_and(|n| n != *value));
-        let changed: Vec<String> =
-            changed.map(|(k, v)| format!("{k:?} {v} is {:?}", now.status.get(k))).collect();
-        tell("status", changed.is_empty(), changed.join(", "));
-        let descriptors = self.descriptors == now.descriptors;
-        tell("descriptors", descriptors, format!("{:?}, before {:?}", now.descriptors, self.descriptors));
-        let mappings: Vec<&String> = self.mappings.symmetric_difference(&now.mappings).collect();
-        tell("mappings", mappings.is_empty(), format!("{mappings:?}"));
-        tell("vdso", self.vdso == now.vdso, "its code was changed".to_owned());
-        found
-    }
-
-    /// All that is new is one region of the agent's: its code and its data.
-    pub(crate) fn is_one_region(&self, now: &Self) -> bool {
-        let new = now.mappings.difference(&self.mappings).count();
-        let gone = self.mappings.difference(&now.mappings).count();
-        self.difference(now).len() == 1 && gone == 0 && (1..=2).contains(&new)
+        left.tell(
+            "status",
+            changed.map(|(key, value)| format!("{key:?} was {value}, is {:?}", now.status.get(key))),
+        );
+        let fds = |a: &Self, b: &Self| -> Vec<String> {
+            let only = a.descriptors.iter().filter(|(fd, to)| b.descriptors.get(*fd) != Some(*to));
+            only.map(|(fd, to)| format!("{fd} -> {to}")).collect()
+        };
+        left.tell("descriptor", fds(now, self));
+        left.tell("missing descriptor", fds(self, now));
+        left.tell(MAPPING, now.mappings.difference(&self.mappings));
+        left.tell("missing mapping", self.mappings.difference(&now.mappings));
+        left.tell(VDSO, (self.vdso != now.vdso).then_some("its code was changed"));
+        left
     }
 
     /// Waits until nothing is left; else what is.
-    pub(crate) fn wait_clean(&self, pid: i32, patience: Duration) -> Result<Duration, String> {
+    pub(crate) fn wait_clean(&self, pid: i32, patience: Duration) -> Result<Duration, Left> {
         let begin = Instant::now();
         loop {
-            let found = self.difference(&Self::of(pid));
-            if found.is_empty() {
+            let mut left = self.difference(&Self::of(pid));
+            if left.0.is_empty() {
                 return Ok(begin.elapsed());
             }
-            if !std::path::Path::new(&format!("/proc/{pid}/exe")).exists() {
-                return Err(format!("{pid} is dead"));
+            if !Path::new(&format!("/proc/{pid}/exe")).exists() {
+                left.0 = vec![("process", format!("{pid} is dead"))];
+                return Err(left);
             }
             if begin.elapsed() > patience {
-                let mut text = format!("left in {pid} after {patience:?}: {}", found.join("; "));
-                text.truncate(text.floor_char_boundary(2000));
-                return Err(text);
+                return Err(left);
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+}
+
+/// What kind of thing, and which.
+#[derive(Debug, Default)]
+pub(crate) struct Left(pub(crate) Vec<(&'static str, String)>);
+
+impl Left {
+    fn tell(&mut self, kind: &'static str, which: impl IntoIterator<Item = impl ToString>) {
+        self.0.extend(which.into_iter().map(|which| (kind, which.to_string())));
+    }
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().take(12).try_for_each(|(kind, which)| write!(f, "[{kind} {which}] "))
     }
 }
 
