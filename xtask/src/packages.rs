@@ -9,7 +9,7 @@ use xshell::{Shell, cmd};
 
 /// A program and the Debian package that has it.
 const PROGRAMS: &[(&str, &str)] = &[
-    ("cc", "gcc libc6-dev"),
+    ("cc", "gcc"),
     ("gcore", "gdb"),
     ("gdb", "gdb"),
     ("javac", "default-jdk-headless"),

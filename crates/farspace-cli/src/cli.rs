@@ -56,7 +56,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct DumpArgs {
     /// The process to dump
-    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(value_name = "PID", value_parser = parse_pid)]
     pub(crate) pid: i32,
     /// The core file; it gets this name only when it is complete
     #[arg(short, long, value_name = "FILE")]
@@ -87,7 +87,7 @@ pub(crate) struct DumpArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SpliceArgs {
     /// The process to read from
-    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(value_name = "PID", value_parser = parse_pid)]
     pub(crate) pid: i32,
     /// Ranges, sent in this order: 0x7f0000001000+64K, or START-END as in /proc/PID/maps
     #[arg(value_name = "ADDR+LEN", required = true, value_parser = range::parse)]
@@ -270,6 +270,11 @@ fn examples(command: &str) -> String {
         text.push_str(&format!("  {line}\n      {what}\n"));
     }
     text
+}
+
+fn parse_pid(text: &str) -> Result<i32, String> {
+    let pid = text.parse().ok().filter(|pid| *pid > 0);
+    pid.ok_or_else(|| format!("'{text}' is not a process's number; ps -e lists them"))
 }
 
 fn parse_mask(text: &str) -> Result<u32, String> {

@@ -8,6 +8,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
+use crate::engine::NewFile;
 use crate::exit::Exit;
 use crate::failure::{Failure, errno_text};
 
@@ -29,7 +32,7 @@ pub(crate) enum SinkSpec {
 pub(crate) enum Existing {
     /// It is an error.
     Keep,
-    /// It is truncated.
+    /// A new file takes its name.
     Replace,
 }
 
@@ -53,29 +56,43 @@ pub(crate) fn parse(text: &str) -> Result<SinkSpec, String> {
     }
 }
 
+/// An open output.
+#[derive(Debug)]
+pub(crate) struct OpenSink {
+    /// Where the bytes go.
+    pub(crate) fd: OwnedFd,
+    /// The regular file that has no name yet.
+    pub(crate) unfinished: Option<NewFile>,
+}
+
 impl SinkSpec {
     /// Opens or connects it.
-    pub(crate) fn open(&self, existing: Existing) -> Result<OwnedFd, Failure> {
+    pub(crate) fn open(&self, existing: Existing) -> Result<OpenSink, Failure> {
+        let mut unfinished = None;
         let opened = match self {
-            Self::File(path) => {
-                let mut options = File::options();
-                options.write(true);
-                match existing {
-                    // Devices and FIFOs (/dev/null) exist and are not replaced by writing to them.
-                    Existing::Keep if is_special(path) => options.create(false),
-                    Existing::Keep => options.create_new(true),
-                    Existing::Replace => options.create(true).truncate(true),
-                };
-                options.open(path).map(OwnedFd::from)
-            }
+            // Devices and FIFOs (/dev/null) exist and are not replaced by writing to them.
+            Self::File(path) if is_special(path) => File::options().write(true).open(path).map(OwnedFd::from),
+            Self::File(path) => unfinished.insert(NewFile::create(path, existing)?).fd(),
             Self::Stdout => io::stdout().as_fd().try_clone_to_owned(),
             Self::Tcp(address) => TcpStream::connect(address.as_str()).map(OwnedFd::from),
             Self::Unix(path) => UnixStream::connect(path).map(OwnedFd::from),
         };
-        opened.map_err(|error| match error.raw_os_error() {
-            Some(_) => Failure::output(format!("open output {self}"), &error),
-            None => Failure::new(Exit::Output, format!("open output {self}")).cause(errno_text(&error)),
-        })
+        let fd = opened.map_err(|error| {
+            let what = format!("cannot open output {self}");
+            match (self, error.raw_os_error()) {
+                (Self::Unix(_), Some(code)) if code == Errno::NOENT.raw_os_error() => {
+                    Failure::new(Exit::Output, what)
+                        .cause(errno_text(&error))
+                        .next("start the receiver first")
+                }
+                (_, Some(_)) => Failure::output(what, &error),
+                (_, None) => {
+                    let next = "check the host's name and that it can be resolved";
+                    Failure::new(Exit::Output, what).cause(errno_text(&error)).next(next)
+                }
+            }
+        })?;
+        Ok(OpenSink { fd, unfinished })
     }
 }
 
@@ -121,7 +138,9 @@ mod tests {
         let spec = SinkSpec::File(file.path().into());
         let text = spec.open(Existing::Keep).unwrap_err().to_string();
         assert!(text.contains("--force"), "{text}");
-        spec.open(Existing::Replace).unwrap();
+        let replaced = spec.open(Existing::Replace).unwrap();
+        assert!(file.path().exists());
+        replaced.unfinished.unwrap().finish().unwrap();
         SinkSpec::File("/dev/null".into()).open(Existing::Keep).unwrap();
     }
 }

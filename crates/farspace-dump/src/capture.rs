@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use farspace::{AttachOptions, Frozen, Sink, Snapshot, Target, Transfer};
+use farspace::{AttachOptions, Frozen, Mechanism, Refusal, Sink, Snapshot, Target, Transfer};
 use farspace_image::core_file::{CoreLayout, CoreSpec, SIGINFO_STOPPED, Thread, trim_xsave};
 use farspace_image::filter::CoredumpFilter;
 use farspace_sys::RemoteIoVec;
@@ -55,40 +55,71 @@ fn capture(
     }
     farspace_sys::memory::check_access(pid)?;
     let output = Output::create(path, options.overwrite)?;
-    let selection = selection(pid, options.filter);
-    let attach = AttachOptions {
-        mechanism: options.mechanism,
-        stop_timeout: options.stop_timeout,
-        ..AttachOptions::default()
-    };
-    let mut target = Target::attach_with(pid, &attach)?;
-    let was_stopped = status.state == 'T';
-    let mut job = Job { pid, selection, output: &output, progress, was_stopped, weaker: Vec::new() };
-    let done = match options.level {
-        Level::Snapshot => job.snapshot(&mut target, options.stop_timeout),
-        Level::Frozen => job.frozen(&mut target, options.stop_timeout),
-        Level::Fuzzy => job.fuzzy(&mut target, options.stop_timeout),
-    };
-    let done = done.map_err(|error| job.explain(error))?;
-    let weaker = job.weaker;
-    let found = target.report().clone();
-    target.detach()?;
-    output.finish()?;
-    Ok(DumpReport {
-        pid,
-        level: options.level.name().to_owned(),
-        path: path.to_owned(),
-        mechanism: found.mechanism.name().to_owned(),
-        fallback_reasons: found.reasons,
-        weaker,
-        threads: done.threads,
-        segments: done.segments,
-        bytes_written: done.bytes,
-        file_bytes: done.file_bytes,
-        stop_ns: nanos(done.stop),
-        attach_stop_ns: nanos(found.stop),
-        total_ns: nanos(begin.elapsed()),
+    let visit = Visit { pid, was_stopped: status.state == 'T', begin };
+    visit.dump(output, path, options, progress).map_err(|error| match error {
+        // It was there a moment ago.
+        Error::Target(error) if error.errno() == Errno::SRCH => Error::Gone { pid },
+        error => error,
     })
+}
+
+/// A dump of a process that exists and may be visited.
+struct Visit {
+    pid: i32,
+    was_stopped: bool,
+    begin: Instant,
+}
+
+impl Visit {
+    fn dump(
+        self,
+        output: Output,
+        path: &Path,
+        options: &DumpOptions,
+        progress: &mut (dyn FnMut(Progress) -> ControlFlow<()> + Send),
+    ) -> Result<DumpReport> {
+        let Self { pid, was_stopped, begin } = self;
+        let selection = selection(pid, options.filter);
+        // A snapshot is the agent's work: why it can't be there is the error then.
+        let needed = (options.level == Level::Snapshot).then_some(Mechanism::Agent);
+        let attach = AttachOptions {
+            mechanism: options.mechanism.or(needed),
+            stop_timeout: options.stop_timeout,
+            ..AttachOptions::default()
+        };
+        let mut target = Target::attach_with(pid, &attach).map_err(|error| match error.refusal() {
+            // Nothing helps against these: all levels stop every thread.
+            None | Some(Refusal::Traced { .. } | Refusal::Not64Bit) => error.into(),
+            Some(refusal) if needed.is_some() => Error::NoSnapshot { pid, reason: refusal.to_string() },
+            Some(_) => error.into(),
+        })?;
+        let mut job = Job { pid, selection, output: &output, progress, was_stopped, weaker: Vec::new() };
+        let done = match options.level {
+            Level::Snapshot => job.snapshot(&mut target, options.stop_timeout),
+            Level::Frozen => job.frozen(&mut target, options.stop_timeout),
+            Level::Fuzzy => job.fuzzy(&mut target, options.stop_timeout),
+        };
+        let done = done.map_err(|error| job.explain(error))?;
+        let weaker = job.weaker;
+        let found = target.report().clone();
+        target.detach()?;
+        output.finish()?;
+        Ok(DumpReport {
+            pid,
+            level: options.level.name().to_owned(),
+            path: path.to_owned(),
+            mechanism: found.mechanism.name().to_owned(),
+            fallback_reasons: found.reasons,
+            weaker,
+            threads: done.threads,
+            segments: done.segments,
+            bytes_written: done.bytes,
+            file_bytes: done.file_bytes,
+            stop_ns: nanos(done.stop),
+            attach_stop_ns: nanos(found.stop),
+            total_ns: nanos(begin.elapsed()),
+        })
+    }
 }
 
 /// Length of an xsave area after [`trim_xsave`] on a CPU with AVX-512 and protection keys, in bytes; a wrong guess
@@ -122,7 +153,7 @@ struct Instantaneous {
 impl Job<'_> {
     fn snapshot(&mut self, target: &mut Target, timeout: Duration) -> Result<Done> {
         if !target.report().mechanism.is_zero_copy() {
-            let reason = target.report().reasons.last().cloned().unwrap_or_else(|| "no agent".to_owned());
+            let reason = format!("--mechanism {} only reads", target.report().mechanism);
             return Err(Error::NoSnapshot { pid: self.pid, reason });
         }
         let live_memory = Memory::open(self.pid)?;

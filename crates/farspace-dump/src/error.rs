@@ -12,6 +12,14 @@ pub enum Error {
     /// The target can't be visited, or is gone.
     #[error(transparent)]
     Target(#[from] farspace::Error),
+    /// The target ended or executed another program meanwhile.
+    #[error(
+        "pid {pid} ended or executed another program while it was dumped; start again with the new process"
+    )]
+    Gone {
+        /// The target.
+        pid: i32,
+    },
     /// The output exists.
     #[error("{} exists; choose another name, or overwrite it with --force", .path.display())]
     Exists {
@@ -70,6 +78,7 @@ fn hint(error: &io::Error) -> &'static str {
         }
         io::ErrorKind::NotFound => "; create the directory first",
         io::ErrorKind::FileTooLarge => "; raise the file size limit (ulimit -f) or write elsewhere",
+        io::ErrorKind::IsADirectory => "; give a file name, not a directory",
         io::ErrorKind::QuotaExceeded => "; the disk quota is used up",
         _ => "",
     }

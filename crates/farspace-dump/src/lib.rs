@@ -25,4 +25,5 @@ mod write;
 pub use capture::dump;
 pub use error::{Error, Result};
 pub use options::{DumpOptions, Filter, Level, Progress};
+pub use output::Output;
 pub use report::DumpReport;

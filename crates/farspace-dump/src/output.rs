@@ -19,7 +19,7 @@ const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// Without a name at all where the file system can do that (O_TMPFILE), so that not even a killed dump leaves
 /// something; under a hidden name in the same directory elsewhere.
 #[derive(Debug)]
-pub(crate) struct Output {
+pub struct Output {
     file: File,
     path: PathBuf,
     temporary: Option<PathBuf>,
@@ -28,14 +28,18 @@ pub(crate) struct Output {
 
 impl Output {
     /// Begins an output in the directory of `path`.
-    pub(crate) fn create(path: &Path, overwrite: bool) -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// It exists and isn't to be overwritten; the directory is missing or can't be written to.
+    pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
+        if path.file_name().is_none() || path.is_dir() {
+            return Err(fail("write", path, Errno::ISDIR));
+        }
         if !overwrite && path.symlink_metadata().is_ok() {
             return Err(Error::Exists { path: path.to_owned() });
         }
         let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if path.file_name().is_none() || path.is_dir() {
-            return Err(fail("write", path, Errno::ISDIR));
-        }
         match open(directory, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, MODE) {
             Ok(file) => Ok(Self { file: file.into(), path: path.to_owned(), temporary: None, overwrite }),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
@@ -49,7 +53,7 @@ impl Output {
     }
 
     /// The file.
-    pub(crate) fn file(&self) -> &File {
+    pub fn file(&self) -> &File {
         &self.file
     }
 
@@ -71,7 +75,11 @@ impl Output {
     }
 
     /// Gives the file its name.
-    pub(crate) fn finish(mut self) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// Something has that name by now and isn't to be overwritten.
+    pub fn finish(mut self) -> Result<()> {
         let path = self.path.clone();
         let error = |errno| match errno {
             Errno::EXIST => Error::Exists { path: path.clone() },

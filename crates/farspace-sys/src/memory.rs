@@ -53,11 +53,14 @@ impl Memory {
     ///
     /// # Errors
     ///
-    /// EIO where nothing is mapped at `from`, or it can't be read.
+    /// EIO where nothing is mapped at `from`, or it can't be read; ESRCH once the address space is gone.
     pub fn read(&self, from: RemoteAddr, buffer: &mut [u8]) -> Result<usize> {
-        self.file
-            .read_at(buffer, from.0)
-            .map_err(|e| Error::new("read memory", self.pid, errno_of(&e)).at(from))
+        match self.file.read_at(buffer, from.0) {
+            // The kernel's answer when nobody uses the address space any more (mem_rw, fs/proc/base.c).
+            Ok(0) if !buffer.is_empty() => Err(Error::new("read memory", self.pid, Errno::SRCH).at(from)),
+            Ok(n) => Ok(n),
+            Err(e) => Err(Error::new("read memory", self.pid, errno_of(&e)).at(from)),
+        }
     }
 
     /// Reads into a window of a file until it is full; returns the bytes read.
@@ -95,15 +98,12 @@ impl Memory {
     ///
     /// # Errors
     ///
-    /// EIO where not all of it can be read.
+    /// EIO where not all of it can be read; ESRCH once the address space is gone.
     pub fn read_exact(&self, from: RemoteAddr, buffer: &mut [u8]) -> Result<()> {
         let mut done = 0;
         while done < buffer.len() {
             let at = RemoteAddr(from.0 + done as u64);
-            match self.read(at, &mut buffer[done..])? {
-                0 => return Err(Error::new("read memory", self.pid, Errno::IO).at(at)),
-                n => done += n,
-            }
+            done += self.read(at, &mut buffer[done..])?;
         }
         Ok(())
     }
@@ -123,11 +123,14 @@ impl Memory {
     ///
     /// # Errors
     ///
-    /// EIO where it can't be written.
+    /// EIO where it can't be written; ESRCH once the address space is gone.
     pub fn write(&self, to: RemoteAddr, bytes: &[u8]) -> Result<()> {
-        self.file
-            .write_all_at(bytes, to.0)
-            .map_err(|e| Error::new("write memory", self.pid, errno_of(&e)).at(to))
+        self.file.write_all_at(bytes, to.0).map_err(|e| {
+            // As with reading: nothing is written to an address space that nobody uses any more.
+            let gone = e.kind() == std::io::ErrorKind::WriteZero;
+            let errno = if gone { Errno::SRCH } else { errno_of(&e) };
+            Error::new("write memory", self.pid, errno).at(to)
+        })
     }
 }
 

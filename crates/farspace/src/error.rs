@@ -61,7 +61,7 @@ impl Error {
 
     fn hint(&self) -> Option<&'static str> {
         match self.errno {
-            Errno::SRCH => Some("check the pid; it may have ended, or be a kernel thread"),
+            Errno::SRCH => Some("check the pid; it has ended, is a zombie or a kernel thread"),
             Errno::PERM | Errno::ACCESS => {
                 Some("run as the target's user or with CAP_SYS_PTRACE, and see kernel.yama.ptrace_scope")
             }

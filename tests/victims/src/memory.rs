@@ -2,13 +2,16 @@
 //!
 //! `ready PID NAME:ADDR:LEN:SEED... NAME:-:REASON...`: a region's byte at offset `o` is
 //! [`pattern::byte`](crate::pattern::byte)`(SEED, o)`, all zeros for `untouched`; `-` is a kind that this machine doesn't
-//! give. Commands: `write NAME OFFSET LEN SEED`, `munmap NAME`, `checksum NAME` (answers `sum=HEX`), `sleep MS`.
+//! give. Commands: `write NAME OFFSET LEN SEED`, `munmap NAME`, `checksum NAME` (answers `sum=HEX`), `sleep MS`,
+//! `exec` (becomes the `idle` victim, which says `ready` anew).
 //! Every check compares every byte of every region with what must be there.
 
 use crate::region::{KINDS, Region};
 use crate::witness::Witness;
 use crate::{Verdict, control, sys};
 use std::fmt::Write;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
 pub(crate) fn main(args: &[String]) -> Verdict {
@@ -52,6 +55,10 @@ fn command(regions: &mut Vec<Region>, witness: &mut Witness, words: &[&str]) -> 
                 witness.rebase()?;
             }
             ["checksum", name] => return Ok(format!("sum={:x}", regions[find(name)?].checksum()?)),
+            ["exec"] => {
+                let error = Command::new("/proc/self/exe").arg0(crate::PROGRAM).arg("idle").exec();
+                return Err(format!("exec: {error}"));
+            }
             ["sleep", ms] => sys::sleep(Duration::from_millis(number(ms)?))?,
             _ => return Err(String::new()),
         }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::cli::DumpArgs;
 use crate::engine::{self, DumpOutcome, DumpRequest, FilterChoice};
-use crate::exit::Exit;
 use crate::failure::{Failure, eprint_line};
 use crate::progress::Progress;
 use crate::sink::Existing;
@@ -36,17 +35,14 @@ pub(crate) fn run(args: &DumpArgs) -> anyhow::Result<()> {
 /// Refuses what is certain to fail before the target is touched.
 fn check_output(args: &DumpArgs) -> Result<(), Failure> {
     let path = &args.output;
-    let what = || format!("open output {}", path.display());
+    let what = || format!("cannot open output {}", path.display());
     if path.is_dir() {
         return Err(Failure::output(what(), &rustix::io::Errno::ISDIR.into()));
     }
     if path.symlink_metadata().is_ok() && !args.force {
         return Err(Failure::output(what(), &rustix::io::Errno::EXIST.into()));
     }
-    if args.pid == std::process::id() as i32 {
-        return Err(Failure::new(Exit::Usage, "dump: that is farspace itself").next("give another pid"));
-    }
-    Ok(())
+    super::splice::check_target(args.pid)
 }
 
 /// Tells on stderr what is less than was asked for, whatever the form of the report.

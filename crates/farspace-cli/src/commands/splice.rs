@@ -6,8 +6,9 @@ use farspace_abi::RemoteIoVec;
 use serde::Serialize;
 
 use crate::cli::SpliceArgs;
-use crate::engine::{Attached, Output};
-use crate::failure::eprint_line;
+use crate::engine::{Attached, NewFile, Output};
+use crate::exit::Exit;
+use crate::failure::{Failure, eprint_line};
 use crate::output::Format;
 use crate::progress::Progress;
 use crate::sink::{Existing, SinkSpec};
@@ -31,14 +32,16 @@ struct Report {
 
 /// Sends the ranges and reports; the report goes to stderr if the bytes go to stdout.
 pub(crate) fn run(args: &SpliceArgs) -> anyhow::Result<()> {
+    check_target(args.pid)?;
     interrupt::watch()?;
     let start = Instant::now();
-    // First the target, so that a wrong pid leaves no empty file behind.
+    // First the target, so that nobody is connected to for a wrong pid.
     let mut target = Attached::new(args.pid, args.mechanism)?;
     let existing = if args.force { Existing::Replace } else { Existing::Keep };
-    let output = Output { fd: args.output.open(existing)?, name: args.output.to_string() };
-    let sent = send(&mut target, &args.ranges, &output);
-    let bytes = sent.inspect_err(|_| forget(&args.output))?;
+    let sink = args.output.open(existing)?;
+    let output = Output { fd: sink.fd, name: args.output.to_string() };
+    let bytes = send(&mut target, &args.ranges, &output)?;
+    sink.unfinished.map_or(Ok(()), NewFile::finish)?;
     let report = Report {
         pid: args.pid,
         output: output.name,
@@ -64,6 +67,16 @@ pub(crate) fn run(args: &SpliceArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// farspace can't stop itself.
+pub(super) fn check_target(pid: i32) -> Result<(), Failure> {
+    if pid == std::process::id() as i32 {
+        return Err(
+            Failure::new(Exit::Usage, format!("pid {pid} is farspace itself")).next("give another pid")
+        );
+    }
+    Ok(())
+}
+
 fn send(target: &mut Attached, ranges: &[RemoteIoVec], output: &Output) -> anyhow::Result<u64> {
     let progress = Progress::new("splice");
     let total = ranges.iter().map(|range| range.len).sum();
@@ -81,16 +94,6 @@ fn send(target: &mut Attached, ranges: &[RemoteIoVec], output: &Output) -> anyho
         })?;
     }
     Ok(sent)
-}
-
-/// Removes an unfinished regular file; nothing else is ours to remove.
-fn forget(output: &SinkSpec) {
-    if let SinkSpec::File(path) = output
-        && path.symlink_metadata().is_ok_and(|m| m.is_file())
-        && let Err(error) = std::fs::remove_file(path)
-    {
-        eprint_line(&format!("remove the unfinished {}: {error}", path.display()));
-    }
 }
 
 fn human(report: &Report) -> String {

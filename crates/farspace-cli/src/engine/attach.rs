@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use farspace::{AttachOptions, Mechanism, Sink, Target};
 use farspace_abi::RemoteIoVec;
+use rustix::io::Errno;
 
 use super::Output;
 use crate::cli::MechanismArg;
@@ -50,12 +51,26 @@ impl Attached {
         progress: farspace::Progress<'_>,
     ) -> Result<u64, Failure> {
         let mut sink = Sink::stream(out.fd.as_fd());
-        let transfer = self.target.splice(ranges, &mut sink, progress).map_err(|error| failure(&error))?;
+        let transfer = self.target.splice(ranges, &mut sink, progress).map_err(|error| {
+            if error.operation() == farspace::WRITE_OUT && interrupt::flow().is_continue() {
+                return Failure::output(format!("cannot write {}", out.name), &error.errno().into());
+            }
+            match error.errno() {
+                Errno::SRCH if interrupt::flow().is_continue() => {
+                    let what =
+                        format!("pid {} ended or executed another program meanwhile", self.target.pid());
+                    Failure::new(Exit::Failed, what).next("start again with the new process")
+                }
+                _ => failure(&error),
+            }
+        })?;
         match transfer.stopped {
             None => Ok(transfer.bytes),
             Some((address, errno)) => {
-                let what = format!("read process {} at {address}", self.target.pid());
-                let next = "see /proc/PID/maps: it is not mapped, PROT_NONE, device memory or secret";
+                let pid = self.target.pid();
+                let what = format!("cannot read pid {pid} at {address}");
+                let next =
+                    format!("see /proc/{pid}/maps: not mapped, PROT_NONE, device memory or memfd_secret");
                 Err(Failure::new(Exit::Failed, what).cause(errno).next(next))
             }
         }

@@ -117,14 +117,14 @@ pub(crate) fn dump(
 }
 
 /// The library describes the failure itself, advice included; here it gets its exit code.
-fn failure(error: &Error) -> Failure {
+pub(super) fn failure(error: &Error) -> Failure {
     let exit = match error {
         Error::Target(error) => return super::attach::failure(error),
         Error::Exists { .. } | Error::Output { .. } => Exit::Output,
         Error::Own { .. } => Exit::Usage,
         Error::NoSnapshot { .. } => Exit::Refused,
         Error::Interrupted => return interrupt::failure(),
-        Error::Layout { .. } => Exit::Failed,
+        Error::Layout { .. } | Error::Gone { .. } => Exit::Failed,
     };
     Failure::new(exit, error.to_string())
 }

@@ -1,4 +1,4 @@
-//! The only files that call the library: `dump` and `attach`.
+//! The only files that call the library: `dump`, `attach` and `file`.
 //!
 //! They translate between the command line's types and the library's, and turn its errors into [`Failure`]s.
 //!
@@ -8,9 +8,11 @@ use std::os::fd::OwnedFd;
 
 mod attach;
 mod dump;
+mod file;
 
 pub(crate) use attach::Attached;
 pub(crate) use dump::{DumpOutcome, DumpRequest, FilterChoice, dump};
+pub(crate) use file::NewFile;
 
 /// An open output and its name for messages.
 #[derive(Debug)]

@@ -70,11 +70,24 @@ impl Victim {
     /// # Errors
     /// [`Failure::Skip`] where the machine lacks what the victim needs.
     pub fn spawn(name: &str, args: &[&str]) -> Result<Self, Failure> {
+        Self::spawn_with(name, args, |_| {})
+    }
+
+    /// As [`Self::spawn`]; `configure` may change the user, the environment, or what else a command has.
+    ///
+    /// # Errors
+    /// As [`Self::spawn`].
+    pub fn spawn_with(
+        name: &str,
+        args: &[&str],
+        configure: impl FnOnce(&mut Command),
+    ) -> Result<Self, Failure> {
         let program = find::program().map_err(Failure::Broken)?;
         let mut command = Command::new(&program);
         let mark = last::mark();
         command.env(last::MARK, &mark);
         command.arg0(crate::PROGRAM).arg(name).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        configure(&mut command);
         let spawned = command.spawn().map_err(|e| Failure::Broken(format!("{}: {e}", program.display())))?;
         let mut victim = Self::talk_to(name, mark, spawned)?;
         let line = victim.answer()?;
