@@ -30,12 +30,14 @@ pub struct BootContext {
     pub agent_ready: u32,
     /// Number of the agent's descriptor that the host takes with pidfd_getfd(2).
     pub host_fd: u32,
-    /// One of [`placement`].
+    /// One of [`placement`]; the bootstrap changes it for a child subreaper.
     pub placement: u32,
-    /// Flags with which the borrowed thread clones.
+    /// Flags with which the borrowed thread clones; the bootstrap changes them with the placement.
     pub clone_flags: u32,
-    /// Where the target says whether it is a child subreaper (prctl(2), PR_GET_CHILD_SUBREAPER).
-    pub is_subreaper: u32,
+    /// Whether orphans come back to the target; a child subreaper says so here (prctl(2), PR_GET_CHILD_SUBREAPER).
+    pub is_reaper: u32,
+    /// Flags for the clone of a thread in a target that takes in orphans; 0 where that isn't possible.
+    pub thread_flags: u64,
     /// The borrowed thread's process and thread id in the target's pid namespace.
     pub thread: [i32; 2],
 }
@@ -57,6 +59,9 @@ pub mod placement {
 /// Names of [`BootContext::resume`], in order.
 pub const RESUME_REGISTERS: [&str; 9] = ["rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11"];
 
+/// Result in [`BootContext::helper_pid`] where orphans come back to the target and the agent can't be a thread:
+/// EOPNOTSUPP.
+pub const NOT_IN_A_REAPER: i64 = -95;
 /// How long the agent waits for the host's first message before it removes itself, in milliseconds.
 pub const HELLO_TIMEOUT_MS: i32 = 2_000;
 /// Descriptors in the host's first message, in order: mailbox memfd, doorbells to the agent (one for each

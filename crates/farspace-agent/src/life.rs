@@ -16,6 +16,7 @@ use crate::serve::{self, Channel, Fds};
 /// System call numbers (arch/x86/entry/syscalls/syscall_64.tbl).
 pub(crate) mod nr {
     pub(crate) const MMAP: u64 = 9;
+    pub(crate) const MPROTECT: u64 = 10;
     pub(crate) const MUNMAP: u64 = 11;
     pub(crate) const RT_SIGACTION: u64 = 13;
     pub(crate) const RT_SIGPROCMASK: u64 = 14;

@@ -10,7 +10,7 @@ use farspace_abi::mailbox::{self, MAX_IOV, Mailbox, op};
 use farspace_abi::region::REGION_BYTES;
 use farspace_sys::memory::Memory;
 use farspace_sys::process::Mapping;
-use farspace_sys::ptrace::Running;
+use farspace_sys::ptrace::{Running, TRACE_SYSGOOD};
 use farspace_sys::shared::SharedMemory;
 use farspace_sys::{RemoteAddr, RemoteIoVec, pidfd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -139,7 +139,7 @@ impl Agent {
                 Ok(())
             }
             None => {
-                let running = Running::seize(self.agent_pid, 0)?;
+                let running = Running::seize(self.agent_pid, TRACE_SYSGOOD)?;
                 running.interrupt()?;
                 self.exit().unmap(running.wait_interrupted(Instant::now() + PROMPT)?)
             }

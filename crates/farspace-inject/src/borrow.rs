@@ -7,7 +7,7 @@ use farspace_sys::arch::Registers;
 use farspace_sys::cpu::Pinned;
 use farspace_sys::memory::Memory;
 use farspace_sys::process::{self, Activity};
-use farspace_sys::ptrace::{Running, Stopped};
+use farspace_sys::ptrace::{Running, SUSPEND_SECCOMP, Stopped, TRACE_SYSGOOD};
 use rustix::io::Errno;
 
 use crate::{Error, Refusal, Result};
@@ -95,9 +95,15 @@ pub fn borrow(pid: i32, options: u32, deadline: Instant) -> Result<Borrowed> {
                     if tracer != 0 {
                         return Err(Error::refused(pid, Refusal::Traced { tracer }));
                     }
-                    return Err(if options == 0 { e.into() } else { Error::refused(pid, Refusal::Seccomp) });
+                    // A thread that is ending gives EPERM as well.
+                    farspace_sys::memory::check_access(pid)?;
+                    if process::status(tid).is_ok_and(|s| !matches!(s.state, 'Z' | 'X'))
+                        && options & SUSPEND_SECCOMP != 0
+                    {
+                        return Err(Error::refused(pid, Refusal::Seccomp));
+                    }
                 }
-                Err(Error::Sys(e)) if e.errno == Errno::INVAL && options != 0 => {
+                Err(Error::Sys(e)) if e.errno == Errno::INVAL && options & SUSPEND_SECCOMP != 0 => {
                     return Err(Error::refused(pid, Refusal::Seccomp));
                 }
                 other => return other,
@@ -117,13 +123,49 @@ pub fn borrow(pid: i32, options: u32, deadline: Instant) -> Result<Borrowed> {
 /// Stops one thread and works out how it must go on.
 fn stop(pid: i32, tid: i32, options: u32, deadline: Instant) -> Result<Borrowed> {
     let near = Pinned::beside(tid);
-    let running = Running::seize(tid, options)?;
+    let running = Running::seize(tid, options | TRACE_SYSGOOD)?;
     let since = Instant::now();
     running.interrupt()?;
     let thread = running.wait_interrupted(deadline)?;
     hide_stop(pid, &thread)?;
     let resume = thread.registers()?;
     Ok(Borrowed { thread, resume, since, near })
+}
+
+/// Stops a thread that was borrowed and runs, anew.
+///
+/// # Errors
+///
+/// Gone; it doesn't stop in time.
+pub(crate) fn stop_again(
+    running: Running,
+    since: Instant,
+    near: Option<Pinned>,
+    deadline: Instant,
+) -> Result<Borrowed> {
+    running.interrupt()?;
+    let thread = running.wait_interrupted(deadline)?;
+    hide_stop(thread.tid(), &thread)?;
+    let resume = thread.registers()?;
+    Ok(Borrowed { thread, resume, since, near })
+}
+
+impl Borrowed {
+    /// Lets the thread go on as if nothing had been.
+    ///
+    /// # Errors
+    ///
+    /// Gone.
+    pub(crate) fn give_back(self, deadline: Instant) -> Result<()> {
+        // Only in a stop on the way to a signal does the kernel restart an interrupted call.
+        let running = self.thread.resume()?;
+        running.interrupt()?;
+        let thread = running.wait_interrupted(deadline)?;
+        if thread.registers()?.instruction() == self.resume.restarted().instruction() {
+            thread.set_registers(&self.resume)?;
+        }
+        Ok(thread.detach()?)
+    }
 }
 
 /// Hides the stop from the thread: an EINTR becomes a restart, at once, so that it holds even if the host dies

@@ -2,7 +2,7 @@
 //!
 //! The tail of the vDSO's last page is unused. Code is put there that makes one system call, loads the
 //! thread's own registers from immediates and jumps back; it needs no stack and changes no flags. Only then is
-//! the thread pointed at it, and stepped over the one instruction. If this process dies at any moment, the
+//! the thread pointed at it, and run to the end of the call. If this process dies at any moment, the
 //! thread runs the rest by itself. Afterwards the bytes are put back.
 
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use farspace_sys::memory::Memory;
 use farspace_sys::process::Mapping;
 use farspace_sys::ptrace::Stopped;
 
-use crate::borrow::Borrowed;
+use crate::borrow::{Borrowed, stop_again};
 use crate::{Error, Refusal, Result};
 
 /// Room that is needed: the code of `Registers::syscall_and_resume`, rounded up.
@@ -55,8 +55,8 @@ impl Cave {
         RemoteAddr(self.at.0 & !4095)
     }
 
-    /// Makes the thread run one system call; returns what the kernel gave it. The thread's registers are back
-    /// in place afterwards.
+    /// Makes the thread run one system call; returns what the kernel gave it. Afterwards the thread is stopped at
+    /// the end of that call, with registers with which it goes on by itself.
     ///
     /// # Errors
     ///
@@ -68,37 +68,37 @@ impl Cave {
         nr: u64,
         args: [u64; 6],
     ) -> Result<(Borrowed, i64)> {
-        let Borrowed { mut thread, resume, since, near } = borrowed;
-        memory.write(self.at, &resume.restarted().syscall_and_resume())?;
-        let mut call = resume;
-        call.load_syscall(self.at, nr, args);
-        thread.set_registers(&call)?;
         let deadline = Instant::now() + STEP;
         let after = RemoteAddr(self.at.0 + SYSCALL_INSTRUCTION.len() as u64);
-        loop {
-            thread = thread.step(deadline)?;
-            let now = thread.registers()?;
-            if now.instruction() == after {
-                if thread.pending_signal() == libc::SIGTRAP {
-                    thread.swallow_signal();
+        let mut borrowed = borrowed;
+        'again: loop {
+            let Borrowed { mut thread, resume, since, near } = borrowed;
+            memory.write(self.at, &resume.restarted().syscall_and_resume())?;
+            let mut call = resume;
+            call.load_syscall(self.at, nr, args);
+            thread.set_registers(&call)?;
+            let mut entered = false;
+            loop {
+                thread = thread.run_to_syscall(deadline)?;
+                if thread.is_at_syscall() && entered {
+                    let now = thread.registers()?;
+                    if now.instruction() != after {
+                        return Err(Error::Gone { pid: thread.tid() });
+                    }
+                    thread.set_registers(&resume.restarted())?;
+                    self.clear(memory)?;
+                    return Ok((Borrowed { thread, resume, since, near }, now.result()));
                 }
-                let result = now.result();
-                thread.set_registers(&resume)?;
-                self.clear(memory)?;
-                return Ok((Borrowed { thread, resume, since, near }, result));
-            }
-            // A signal (or a group stop) came first. A group stop is run through; a signal must find the thread
-            // with its own registers, so the borrowing starts over.
-            if thread.pending_signal() != 0 {
-                thread.set_registers(&resume)?;
-                self.clear(memory)?;
-                let running = thread.resume()?;
-                running.interrupt()?;
-                let stopped = running.wait_interrupted(deadline)?;
-                let pid = stopped.tid();
-                crate::borrow::hide_stop(pid, &stopped)?;
-                let resume = stopped.registers()?;
-                return self.syscall(Borrowed { thread: stopped, resume, since, near }, memory, nr, args);
+                entered |= thread.is_at_syscall();
+                if thread.pending_signal() != 0 {
+                    // It must find the thread with its own registers: deliver it, and start over. (After the entry
+                    // there is none: a call that is under way isn't interrupted but at its end.)
+                    thread.set_registers(&resume)?;
+                    self.clear(memory)?;
+                    borrowed = stop_again(thread.resume()?, since, near, deadline)?;
+                    continue 'again;
+                }
+                // A group stop is run through.
             }
         }
     }

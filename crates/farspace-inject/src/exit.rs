@@ -50,8 +50,9 @@ impl Exit {
         }
         registers.load_syscall(at, libc::SYS_munmap as u64, [self.region.0, REGION_BYTES as u64, 0, 0, 0, 0]);
         agent.set_registers(&registers)?;
-        // Stopped right after the munmap: it never gets to see that its code is gone.
-        agent.step(Instant::now() + STEP)?.kill();
+        // Entry, exit; killed at the end of the munmap, it never gets to see that its code is gone.
+        let deadline = Instant::now() + STEP;
+        agent.run_to_syscall(deadline)?.run_to_syscall(deadline)?.kill();
         Ok(())
     }
 }

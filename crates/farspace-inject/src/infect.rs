@@ -1,20 +1,21 @@
 //! Placing the agent.
 
 use std::mem::offset_of;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use farspace_abi::boot::{BootContext, HOST_SOCKET_FD, placement};
+use farspace_abi::boot::{BootContext, HOST_SOCKET_FD, NOT_IN_A_REAPER, placement};
 use farspace_abi::mailbox;
-use farspace_abi::region::{CODE_BYTES, CONTEXT_OFFSET, DATA_BYTES, MAGIC, REGION_BYTES};
+use farspace_abi::region::{CONTEXT_OFFSET, MAGIC, REGION_BYTES};
 use farspace_sys::memory::Memory;
 use farspace_sys::process::{self, Mapping, Status};
 use farspace_sys::ptrace::{Running, SUSPEND_SECCOMP};
 use farspace_sys::shared::SharedMemory;
 use farspace_sys::{RemoteAddr, pidfd};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use crate::agent::{Agent, Bells, send_fds};
@@ -43,12 +44,43 @@ const SPIN: u32 = 4000;
 /// [`Error::Refused`]: the target is in a state in which it is left alone. [`Error::Gone`]: it ended or
 /// executed another program. Whatever went wrong, the target is as it was.
 pub fn infect(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
-    let placed = if process::status(pid)?.seccomp == 0 {
-        on_own_thread(|| place(pid, timeout, None)).map(|placed| (placed.agent, placed.held))
-    } else {
-        keeper::place(pid, timeout)
-    };
-    placed.map_err(|e| e.for_target(pid))
+    let deadline = Instant::now() + timeout;
+    loop {
+        let placed = if process::status(pid)?.seccomp == 0 {
+            on_own_thread(|| place(pid, timeout, None)).map(|placed| (placed.agent, placed.held))
+        } else {
+            keeper::place(pid, timeout)
+        };
+        match placed.map_err(|e| e.for_target(pid)) {
+            Err(error) if passes(&error) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            placed => return placed,
+        }
+    }
+}
+
+/// True for what comes of bad timing: a place that was taken a moment ago, an exec that was under way.
+fn passes(error: &Error) -> bool {
+    matches!(error, Error::Refused { refusal: Refusal::NoCave, .. })
+        || matches!(error, Error::Sys(e) if matches!(e.errno, Errno::EXIST | Errno::AGAIN))
+}
+
+/// Keeps other visits away while this one places its agent: they would use the same cave.
+///
+/// The lock is on the pidfd, which has an inode per process since Linux 6.9; before, all visits share one.
+fn lock(pidfd: &OwnedFd, deadline: Instant, pid: i32) -> Result<()> {
+    loop {
+        match rustix::fs::flock(pidfd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::AGAIN | Errno::INTR) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(Errno::AGAIN | Errno::INTR) => return Err(host_error(pid, Errno::TIMEDOUT)),
+            // A kernel whose pidfds can't be locked.
+            Err(_) => return Ok(()),
+        }
+    }
 }
 
 /// Runs work that traces on a thread of its own: when that ends, the kernel lets go of everything it still traces,
@@ -72,6 +104,9 @@ pub(crate) struct Placed {
 pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Result<Placed> {
     require_kernel(pid)?;
     let target = pidfd::open(pid)?;
+    let locked = pidfd::open(pid)?;
+    lock(&locked, Instant::now() + timeout, pid)?;
+    let program = std::fs::read(format!("/proc/{pid}/auxv")).unwrap_or_default();
     let status = process::status(pid)?;
     let maps = process::mappings(pid)?;
     let memory = Memory::open_writable(pid)?;
@@ -87,6 +122,10 @@ pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Resu
         borrow::borrow(pid, if keeper.is_some() { SUSPEND_SECCOMP } else { 0 }, Instant::now() + timeout)?;
     let visit =
         Visit { pid, status: &status, memory: &memory, cave, region, may_wait, is_kept: keeper.is_some() };
+    // Another program by now, at other addresses.
+    if std::fs::read(format!("/proc/{pid}/auxv")).unwrap_or_default() != program {
+        return Err(host_error(pid, Errno::AGAIN));
+    }
     let thread = [*status.ns_pids.last().unwrap_or(&0), tid_in_target(borrowed.thread.tid())];
     let (context, held) = visit.boot(borrowed, thread)?;
     let ns_pid = context.agent_pid as i32;
@@ -160,8 +199,9 @@ impl Visit<'_> {
         let since = borrowed.since;
         let borrowed = region.map(pid, borrowed, memory, cave)?;
         // From here to the thread's entry nothing fails but with the thread itself.
-        let (borrowed, placement) = self.choose_placement(borrowed)?;
-        self.write_region(&borrowed, placement, ids)?;
+        let thread = borrowed.thread.tid();
+        let can_be_thread = !self.is_kept && self.status.state != 'T' && pidfd::open_thread(thread).is_ok();
+        self.write_region(&borrowed, can_be_thread, ids)?;
         let Borrowed { thread, resume, near, .. } = borrowed;
 
         // Nobody else may look for children while the helper is one.
@@ -206,50 +246,36 @@ impl Visit<'_> {
         let failed = [context.helper_pid, context.agent_pid].into_iter().find(|result| *result < 0);
         if let Some(result) = failed {
             let again = Borrowed { thread, resume, since, near };
-            region.unmap(again, memory, cave)?.detach()?;
-            return Err(Error::refused(pid, Refusal::NoTask(Errno::from_raw_os_error((-result) as i32))));
+            region.unmap(again, memory, cave)?.give_back(Instant::now() + START)?;
+            return Err(Error::refused(pid, self.refusal(result)));
         }
         thread.detach()?;
         let held = since.elapsed();
         Ok((self.wait_ready(deadline)?, held))
     }
 
-    /// An orphan below an init or a child subreaper would be its child: there the agent is a thread.
-    fn choose_placement(&self, borrowed: Borrowed) -> Result<(Borrowed, u32)> {
-        let Self { pid, status, memory, cave, region, .. } = *self;
-        let flag = RemoteAddr(region.context().0 + offset_of!(BootContext, is_subreaper) as u64);
-        let args = [libc::PR_GET_CHILD_SUBREAPER as u64, flag.0, 0, 0, 0, 0];
-        let (borrowed, _) = cave.syscall(borrowed, memory, libc::SYS_prctl as u64, args)?;
-        let is_subreaper = BootContext::read(memory, region.context())?.is_subreaper != 0;
-        if !is_subreaper && !process::is_init(status) {
-            return Ok((borrowed, placement::ORPHAN));
+    /// Why there is no agent.
+    fn refusal(&self, result: i64) -> Refusal {
+        match result {
+            NOT_IN_A_REAPER if self.is_kept => Refusal::FilteredReaper,
+            NOT_IN_A_REAPER if self.status.state == 'T' => Refusal::StoppedReaper,
+            NOT_IN_A_REAPER => Refusal::Reaper,
+            result => Refusal::NoTask(Errno::from_raw_os_error((-result) as i32)),
         }
-        let refusal = if pidfd::open_thread(borrowed.thread.tid()).is_err() {
-            Some(Refusal::Reaper)
-        } else if status.state == 'T' {
-            Some(Refusal::StoppedReaper)
-        } else {
-            self.is_kept.then_some(Refusal::FilteredReaper)
-        };
-        if let Some(refusal) = refusal {
-            region.unmap(borrowed, memory, cave)?.detach()?;
-            return Err(Error::refused(pid, refusal));
-        }
-        Ok((borrowed, placement::THREAD))
     }
 
-    fn write_region(&self, borrowed: &Borrowed, placement: u32, ids: [i32; 2]) -> Result<()> {
+    fn write_region(&self, borrowed: &Borrowed, can_be_thread: bool, ids: [i32; 2]) -> Result<()> {
         let resume = borrowed.resume.restarted();
-        let clone_flags =
-            if placement == placement::THREAD { placement::THREAD_FLAGS } else { placement::ORPHAN_FLAGS };
         let context = BootContext {
             magic: MAGIC,
             resume_rip: resume.instruction().0,
             resume: resume.syscall_registers(),
             all_signals: u64::MAX,
             go_timeout: [0, GO_TIMEOUT.as_nanos() as i64],
-            placement,
-            clone_flags,
+            placement: placement::ORPHAN,
+            clone_flags: placement::ORPHAN_FLAGS,
+            is_reaper: u32::from(process::is_init(self.status)),
+            thread_flags: if can_be_thread { u64::from(placement::THREAD_FLAGS) } else { 0 },
             thread: ids,
             ..BootContext::default()
         };
@@ -331,35 +357,20 @@ impl Region {
             Error::Sys(farspace_sys::Error::new("map the agent into the memory", pid, errno).at(at))
         };
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-        let mut borrowed = borrowed;
-        if self.left_over {
-            let args = [self.at.0, REGION_BYTES as u64, 0, 0, 0, 0];
-            (borrowed, _) = cave.syscall(borrowed, memory, libc::SYS_munmap as u64, args)?;
-        }
-        {
-            let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
-            let args = [self.at.0, REGION_BYTES as u64, protection, flags as u64, u64::MAX, 0];
-            let result;
-            (borrowed, result) = cave.syscall(borrowed, memory, libc::SYS_mmap as u64, args)?;
-            if result != self.at.0 as i64 {
-                return Err(fail(self.at, result));
-            }
-        }
-        let data = RemoteAddr(self.at.0 + CODE_BYTES as u64);
-        let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-        let args = [data.0, DATA_BYTES as u64, protection, 0, 0, 0];
-        let (borrowed, result) = cave.syscall(borrowed, memory, libc::SYS_mprotect as u64, args)?;
-        if result != 0 {
-            drop(self.unmap(borrowed, memory, cave)?);
-            return Err(fail(data, result));
+        let borrowed = if self.left_over { self.unmap(borrowed, memory, cave)? } else { borrowed };
+        let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
+        let args = [self.at.0, REGION_BYTES as u64, protection, flags as u64, u64::MAX, 0];
+        let (borrowed, result) = cave.syscall(borrowed, memory, libc::SYS_mmap as u64, args)?;
+        if result != self.at.0 as i64 {
+            borrowed.give_back(Instant::now() + START)?;
+            return Err(fail(self.at, result));
         }
         Ok(borrowed)
     }
 
-    fn unmap(self, borrowed: Borrowed, memory: &Memory, cave: Cave) -> Result<farspace_sys::ptrace::Stopped> {
+    fn unmap(self, borrowed: Borrowed, memory: &Memory, cave: Cave) -> Result<Borrowed> {
         let args = [self.at.0, REGION_BYTES as u64, 0, 0, 0, 0];
-        let (borrowed, _) = cave.syscall(borrowed, memory, libc::SYS_munmap as u64, args)?;
-        Ok(borrowed.thread)
+        Ok(cave.syscall(borrowed, memory, libc::SYS_munmap as u64, args)?.0)
     }
 }
 
@@ -431,7 +442,8 @@ impl ContextBytes for BootContext {
         words.extend([self.helper_pid as u64, self.agent_pid as u64]);
         let halves = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
         words.extend([halves(self.thread_done, self.agent_ready), halves(self.host_fd, self.placement)]);
-        words.push(halves(self.clone_flags, self.is_subreaper));
+        words.push(halves(self.clone_flags, self.is_reaper));
+        words.push(self.thread_flags);
         words.push(halves(self.thread[0] as u32, self.thread[1] as u32));
         let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
         debug_assert_eq!(bytes.len(), size_of::<Self>());
@@ -455,7 +467,6 @@ impl ContextBytes for BootContext {
             agent_ready: half(offset_of!(Self, agent_ready)),
             host_fd: half(offset_of!(Self, host_fd)),
             placement: half(offset_of!(Self, placement)),
-            is_subreaper: half(offset_of!(Self, is_subreaper)),
             thread: [0, half(offset_of!(Self, thread) + 4) as i32],
             ..Self::default()
         })

@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use farspace_sys::ptrace::{
-    Block, EVENT_STOP, EXIT_KILL, Event, SUSPEND_SECCOMP, Stopped, TRACE_CLONE, next_event,
+    Block, EVENT_STOP, EXIT_KILL, Event, SUSPEND_SECCOMP, Stopped, TRACE_CLONE, TRACE_SYSGOOD, next_event,
 };
 use rustix::process::Signal;
 
@@ -21,7 +21,7 @@ use crate::{Agent, Result, infect};
 
 /// Options for the borrowed thread once it is stopped: what it clones is traced, too, and has the filter suspended
 /// as well. (Not before: it might be about to clone something of its own.)
-pub(crate) const BORROWED: u32 = SUSPEND_SECCOMP | TRACE_CLONE;
+pub(crate) const BORROWED: u32 = SUSPEND_SECCOMP | TRACE_CLONE | TRACE_SYSGOOD;
 /// Options for the helper and the agent: they end with their tracer.
 const OURS: u32 = BORROWED | EXIT_KILL;
 

@@ -18,6 +18,8 @@ const NT_PRFPREG: usize = 2;
 const NT_X86_XSTATE: usize = 0x202;
 /// PTRACE_EVENT_STOP as the third byte of a wait status (ptrace(2)).
 pub const EVENT_STOP: i32 = 128;
+/// What a stop at a system call reports under PTRACE_O_TRACESYSGOOD.
+const SYSCALL_STOP: i32 = libc::SIGTRAP | 0x80;
 /// How long a wait looks without sleeping, and how long it sleeps between looks after that.
 const SPIN: Duration = Duration::from_micros(300);
 const NAP: Duration = Duration::from_micros(50);
@@ -26,6 +28,9 @@ const NAP: Duration = Duration::from_micros(50);
 pub const TRACE_CLONE: u32 = libc::PTRACE_O_TRACECLONE as u32;
 /// PTRACE_O_EXITKILL: the thread dies with its tracer.
 pub const EXIT_KILL: u32 = libc::PTRACE_O_EXITKILL as u32;
+/// PTRACE_O_TRACESYSGOOD: stops at system calls have a number that is no signal. If the tracer dies in such a stop,
+/// nothing is delivered; a single step would leave a SIGTRAP.
+pub const TRACE_SYSGOOD: u32 = libc::PTRACE_O_TRACESYSGOOD as u32;
 /// PTRACE_O_SUSPEND_SECCOMP (CAP_SYS_ADMIN, CONFIG_CHECKPOINT_RESTORE).
 pub const SUSPEND_SECCOMP: u32 = libc::PTRACE_O_SUSPEND_SECCOMP as u32;
 
@@ -168,7 +173,7 @@ impl Stopped {
 
     /// The signal that the thread is about to take, or 0.
     pub fn pending_signal(&self) -> i32 {
-        if self.event == 0 { self.signal } else { 0 }
+        if self.event == 0 && self.signal != SYSCALL_STOP { self.signal } else { 0 }
     }
 
     /// The ptrace event of the stop (PTRACE_EVENT_*), or 0.
@@ -291,13 +296,18 @@ impl Stopped {
         (configuration[0] != 0).then_some(RemoteAddr(configuration[0]))
     }
 
-    /// Runs one instruction and stops again.
+    /// Lets the thread run to its next entry into or exit from a system call, or another stop that comes first.
     ///
     /// # Errors
     ///
     /// ESRCH: gone; ETIMEDOUT.
-    pub fn step(self, deadline: Instant) -> Result<Self> {
-        self.go(libc::PTRACE_SINGLESTEP, 0)?.wait(deadline)
+    pub fn run_to_syscall(self, deadline: Instant) -> Result<Self> {
+        self.go(libc::PTRACE_SYSCALL, 0)?.wait(deadline)
+    }
+
+    /// True in a stop at the entry or exit of a system call (PTRACE_O_TRACESYSGOOD).
+    pub fn is_at_syscall(&self) -> bool {
+        self.event == 0 && self.signal == SYSCALL_STOP
     }
 
     /// Lets the thread run, giving it the signal it was about to take.
@@ -323,13 +333,6 @@ impl Stopped {
         let this = ManuallyDrop::new(self);
         request(how, this.tid, 0, signal as usize, "resume a thread")?;
         Ok(Running { tid: this.tid, _not_send: PhantomData })
-    }
-
-    /// Drops the signal that the thread was about to take.
-    pub fn swallow_signal(&mut self) {
-        if self.event == 0 {
-            self.signal = 0;
-        }
     }
 
     /// Kills the thread's process and reaps it as its tracer, so that its parent can. Not for the thread of a

@@ -4,13 +4,15 @@
 //! (a signal handler may run on top of it at any time before signals are blocked, and the thread's red zone
 //! is not ours), so all tests are made with `cqo` and `jrcxz`. It
 //!
-//! 1. blocks all signals, so that what it clones starts with all signals blocked,
-//! 2. clones the helper: same memory and, for one call, same descriptors; exit signal 0,
-//! 3. reaps the helper, which has cloned the agent and exited: the agent is nobody's child in the target,
-//! 4. restores the signal mask, says so and waits for the host to put the registers back.
+//! 1. makes the second half of the region writable,
+//! 2. blocks all signals, so that what it clones starts with all signals blocked,
+//! 3. finds out whether orphans come back to the target (a child subreaper),
+//! 4. clones the helper: same memory and, for one call, same descriptors; exit signal 0,
+//! 5. reaps the helper, which has cloned the agent and exited: the agent is nobody's child in the target,
+//! 6. restores the signal mask, says so and waits for the host to put the registers back.
 //!
-//! In a target that takes in orphans itself (an init, a child subreaper) what is cloned in step 2 is a thread
-//! of the target and becomes the agent at once; there is nothing to reap in step 3 then.
+//! In a target that takes in orphans itself (an init, a child subreaper) what is cloned in step 4 is a thread
+//! of the target and becomes the agent at once; there is nothing to reap in step 5 then.
 //!
 //! If the host dies at any point the thread goes through to the end, waits in vain for `go_timeout`, loads its
 //! registers from the context and continues where it was.
@@ -18,13 +20,15 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
-use farspace_abi::boot::{BootContext, placement};
-use farspace_abi::region::REGION_BYTES;
+use farspace_abi::boot::{BootContext, NOT_IN_A_REAPER, placement};
+use farspace_abi::region::{DATA_BYTES, REGION_BYTES};
 
 use super::super::life::{agent_main, nr};
 
 /// CLOSE_RANGE_UNSHARE: a table of the caller's own, without copying what is closed (close_range(2)).
 const CLOSE_RANGE_UNSHARE: u32 = 2;
+/// prctl(2).
+const PR_GET_CHILD_SUBREAPER: u32 = 37;
 /// __WALL (wait(2)): also a child with exit signal 0.
 const WALL: u32 = 0x4000_0000;
 
@@ -32,14 +36,50 @@ global_asm!(
     ".section .boot, \"ax\", @progbits",
     ".globl farspace_boot",
     "farspace_boot:",
-    // 1. rt_sigprocmask(SIG_SETMASK, all, &saved, 8)
+    // 1. mprotect(context, DATA_BYTES, PROT_READ | PROT_WRITE)
+    "lea rdi, [rip + farspace_context]",
+    "mov esi, {data_bytes}",
+    "mov edx, 3",
+    "mov eax, {mprotect}",
+    "syscall",
+    "cqo",
+    "mov rcx, rdx",
+    "jrcxz 2f",
+    "jmp 9f",
+    // 2. rt_sigprocmask(SIG_SETMASK, all, &saved, 8)
+    "2:",
     "mov edi, 2",
     "lea rsi, [rip + farspace_context + {all_signals}]",
     "lea rdx, [rip + farspace_context + {saved_mask}]",
     "mov r10d, 8",
     "mov eax, {sigprocmask}",
     "syscall",
-    // 2. clone; the helper continues on the thread's stack pointer but never uses it
+    // 3. prctl(PR_GET_CHILD_SUBREAPER, &is_reaper), unless the host knows it for one
+    "mov ecx, [rip + farspace_context + {is_reaper}]",
+    "jrcxz 2f",
+    "jmp 3f",
+    "2:",
+    "mov edi, {get_child_subreaper}",
+    "lea rsi, [rip + farspace_context + {is_reaper}]",
+    "mov edx, 0",
+    "mov r10d, 0",
+    "mov r8d, 0",
+    "mov eax, {prctl}",
+    "syscall",
+    "mov ecx, [rip + farspace_context + {is_reaper}]",
+    "jrcxz 4f",
+    // Orphans come back: a thread, if that is possible
+    "3:",
+    "mov rcx, [rip + farspace_context + {thread_flags}]",
+    "jrcxz 2f",
+    "mov dword ptr [rip + farspace_context + {clone_flags}], ecx",
+    "mov dword ptr [rip + farspace_context + {placement}], {thread}",
+    "jmp 4f",
+    "2:",
+    "mov qword ptr [rip + farspace_context + {helper_pid}], {not_in_a_reaper}",
+    "jmp 8f",
+    // 4. clone; the helper continues on the thread's stack pointer but never uses it
+    "4:",
     "mov edi, [rip + farspace_context + {clone_flags}]",
     "mov esi, 0",
     "mov edx, 0",
@@ -52,10 +92,10 @@ global_asm!(
     "mov [rip + farspace_context + {helper_pid}], rax",
     "cqo",
     "mov rcx, rdx",
-    "jrcxz 4f",
+    "jrcxz 6f",
     "jmp 8f",
-    // 3. wait4(helper, 0, __WALL, 0), again after EINTR
-    "4:",
+    // 5. wait4(helper, 0, __WALL, 0), again after EINTR
+    "6:",
     "mov rdi, [rip + farspace_context + {helper_pid}]",
     "mov esi, 0",
     "mov edx, {wall}",
@@ -63,7 +103,7 @@ global_asm!(
     "mov eax, {wait4}",
     "syscall",
     "lea rcx, [rax + 4]",
-    "jrcxz 4b",
+    "jrcxz 6b",
     "jmp 8f",
     // The helper: leave the target's descriptors, clone the agent, exit.
     "5:",
@@ -102,7 +142,7 @@ global_asm!(
     "xor ebp, ebp",
     "call {agent_main}",
     "ud2",
-    // 4. rt_sigprocmask(SIG_SETMASK, &saved, 0, 8); done; pselect6(0, 0, 0, 0, timeout, 0). Not a futex: its
+    // 6. rt_sigprocmask(SIG_SETMASK, &saved, 0, 8); done; pselect6(0, 0, 0, 0, timeout, 0). Not a futex: its
     // wait would overwrite the restart block of the call that the thread was taken from.
     "8:",
     "mov edi, 2",
@@ -121,6 +161,7 @@ global_asm!(
     "mov eax, {pselect6}",
     "syscall",
     // Nobody came: restore and go on.
+    "9:",
     "mov rax, [rip + farspace_context + {resume}]",
     "mov rcx, [rip + farspace_context + {resume} + 8]",
     "mov rdx, [rip + farspace_context + {resume} + 16]",
@@ -133,6 +174,13 @@ global_asm!(
     "jmp [rip + farspace_context + {resume_rip}]",
     ".text",
     stack_top = const REGION_BYTES - farspace_abi::region::CONTEXT_OFFSET,
+    data_bytes = const DATA_BYTES,
+    get_child_subreaper = const PR_GET_CHILD_SUBREAPER,
+    not_in_a_reaper = const NOT_IN_A_REAPER,
+    is_reaper = const offset_of!(BootContext, is_reaper),
+    thread_flags = const offset_of!(BootContext, thread_flags),
+    mprotect = const nr::MPROTECT,
+    prctl = const nr::PRCTL,
     all_signals = const offset_of!(BootContext, all_signals),
     saved_mask = const offset_of!(BootContext, saved_mask),
     helper_pid = const offset_of!(BootContext, helper_pid),
