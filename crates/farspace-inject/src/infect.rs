@@ -106,7 +106,6 @@ pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Resu
     let target = pidfd::open(pid)?;
     let locked = pidfd::open(pid)?;
     lock(&locked, Instant::now() + timeout, pid)?;
-    let program = std::fs::read(format!("/proc/{pid}/auxv")).unwrap_or_default();
     let status = process::status(pid)?;
     let maps = process::mappings(pid)?;
     let memory = Memory::open_writable(pid)?;
@@ -120,13 +119,17 @@ pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Resu
         |tid: i32| process::status(tid).ok().and_then(|s| s.ns_pids.last().copied()).unwrap_or(0);
     let borrowed =
         borrow::borrow(pid, if keeper.is_some() { SUSPEND_SECCOMP } else { 0 }, Instant::now() + timeout)?;
-    let visit =
-        Visit { pid, status: &status, memory: &memory, cave, region, may_wait, is_kept: keeper.is_some() };
-    // Another program by now, at other addresses.
-    if std::fs::read(format!("/proc/{pid}/auxv")).unwrap_or_default() != program {
+    // Another program by now: it has other random bytes, or none there.
+    if let Some(at) = region.random
+        && borrowed.thread.peek(at).ok() != memory.read_u64(at).ok()
+    {
         return Err(host_error(pid, Errno::AGAIN));
     }
-    let thread = [*status.ns_pids.last().unwrap_or(&0), tid_in_target(borrowed.thread.tid())];
+    let tid = borrowed.thread.tid();
+    let tid = if status.ns_pids.len() == 1 { tid } else { tid_in_target(tid) };
+    let visit =
+        Visit { pid, status: &status, memory: &memory, cave, region, may_wait, is_kept: keeper.is_some() };
+    let thread = [*status.ns_pids.last().unwrap_or(&0), tid];
     let (context, held) = visit.boot(borrowed, thread)?;
     let ns_pid = context.agent_pid as i32;
     let found = match context.placement {
@@ -308,13 +311,15 @@ struct Region {
     at: RemoteAddr,
     /// Left by a visit that was killed: mapped already, as a whole or in part.
     left_over: bool,
+    /// Where the target's random bytes are.
+    random: Option<RemoteAddr>,
 }
 
 impl Region {
     /// Chooses the place: one that only a tracer can work out, and works out again the next time, so that what a
     /// killed visit left is found and used again.
     fn choose(pid: i32, maps: &[Mapping], memory: &Memory) -> Result<Self> {
-        let seed = random_bytes(pid, memory)?;
+        let (random, seed) = random_bytes(pid, memory);
         let mut state = u64::from_le_bytes(seed);
         for _ in 0..64 {
             // splitmix64; places between 0x1000_0000_0000 and 0x5000_0000_0000, away from what the kernel uses.
@@ -327,7 +332,7 @@ impl Region {
             let end = RemoteAddr(at.0 + REGION_BYTES as u64);
             let mut inside = maps.iter().filter(|m| m.start < end && m.end > at).peekable();
             if inside.peek().is_none() {
-                return Ok(Self { at, left_over: false });
+                return Ok(Self { at, left_over: false, random });
             }
             let ours = inside.all(|m| m.start >= at && m.end <= end && m.name.is_empty() && m.inode == 0);
             if ours
@@ -335,7 +340,7 @@ impl Region {
                 && !in_use(pid, at, memory)
                 && !is_inside(pid, at, memory)
             {
-                return Ok(Self { at, left_over: true });
+                return Ok(Self { at, left_over: true, random });
             }
         }
         Err(Error::Sys(farspace_sys::Error::new("find room in the address space", pid, Errno::NOMEM)))
@@ -375,16 +380,18 @@ impl Region {
 }
 
 /// The 16 random bytes that the kernel gave the process at exec (getauxval(3), AT_RANDOM), half of them.
-fn random_bytes(pid: i32, memory: &Memory) -> Result<[u8; 8]> {
+fn random_bytes(pid: i32, memory: &Memory) -> (Option<RemoteAddr>, [u8; 8]) {
     const AT_RANDOM: u64 = 25;
     let auxv = std::fs::read(format!("/proc/{pid}/auxv")).unwrap_or_default();
     let word = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).unwrap_or(0);
-    let at =
-        auxv.chunks_exact(16).find(|pair| word(&pair[..8]) == AT_RANDOM).map_or(0, |pair| word(&pair[8..]));
-    let mut seed = (pid as u64).to_le_bytes();
-    // Without them (a static program may have wiped its stack) the pid does.
-    let _ = memory.read_exact(RemoteAddr(at), &mut seed);
-    Ok(seed)
+    let entry = auxv.chunks_exact(16).find(|pair| word(&pair[..8]) == AT_RANDOM);
+    let at = entry.map(|pair| RemoteAddr(word(&pair[8..])));
+    let mut seed = [0; 8];
+    match at.map(|at| memory.read_exact(at, &mut seed)) {
+        Some(Ok(())) => (at, seed),
+        // A program without them, or one that has unmapped its first stack: the pid does.
+        _ => (None, (pid as u64).to_le_bytes()),
+    }
 }
 
 /// True if an agent lives in the region.

@@ -286,6 +286,27 @@ impl Stopped {
         Ok(mask)
     }
 
+    /// Reads one word of the memory that the thread has now.
+    ///
+    /// # Errors
+    ///
+    /// EIO: not mapped; ESRCH: gone.
+    pub fn peek(&self, at: RemoteAddr) -> Result<u64> {
+        let mut word = 0u64;
+        // The raw system call stores the word, unlike the library function (ptrace(2), C library differences).
+        // SAFETY: `word` outlives the call.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_ptrace,
+                libc::PTRACE_PEEKDATA as i64,
+                i64::from(self.tid),
+                at.0,
+                &raw mut word,
+            )
+        };
+        if result < 0 { Err(Error::last("read memory", self.tid).at(at)) } else { Ok(word) }
+    }
+
     /// Where the thread's `struct rseq` is, if it has registered one (PTRACE_GET_RSEQ_CONFIGURATION).
     pub fn rseq(&self) -> Option<RemoteAddr> {
         const GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
