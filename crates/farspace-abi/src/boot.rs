@@ -63,7 +63,7 @@ pub const RESUME_REGISTERS: [&str; 9] = ["rax", "rcx", "rdx", "rsi", "rdi", "r8"
 /// EOPNOTSUPP.
 pub const NOT_IN_A_REAPER: i64 = -95;
 /// How long the agent waits for the host's first message before it removes itself, in milliseconds.
-pub const HELLO_TIMEOUT_MS: i32 = 2_000;
+pub const HELLO_TIMEOUT_MS: i32 = 1_000;
 /// Descriptors in the host's first message, in order: mailbox memfd, doorbells to the agent (one for each
 /// [`Mailbox`](crate::mailbox::Mailbox)), doorbells to the host, the target's pidfd.
 pub const HELLO_FDS: usize = 6;

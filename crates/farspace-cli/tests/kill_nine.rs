@@ -23,10 +23,10 @@ use place::Place;
 /// Kills in all, unless the environment says otherwise.
 const KILLS: u32 = 500;
 /// How long one victim computes, and how long before its end it is left alone.
-const LIFE: Duration = Duration::from_secs(12);
-const LAST: Duration = Duration::from_secs(4);
-/// How long the leftovers of a killed farspace may take to vanish: the agent waits 2 s for a host that is dead.
-const PATIENCE: Duration = Duration::from_secs(6);
+const LIFE: Duration = Duration::from_secs(20);
+const LAST: Duration = Duration::from_secs(2);
+/// How long the leftovers of a killed farspace may take to vanish: the agent waits 1 s for a host that is dead.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Where a process that attaches and says when it begins to is asked for: a test of this program.
 const ATTACHER: &str = "FARSPACE_TEST_ATTACH";
 
@@ -83,7 +83,7 @@ impl Target {
 
     /// There is time for another kill and what follows it.
     fn has_time(&self) -> bool {
-        self.since.elapsed() + LAST < LIFE
+        self.since.elapsed() + PATIENCE + LAST < LIFE
     }
 
     fn pid(&self) -> i32 {

@@ -406,9 +406,12 @@ fn in_use(pid: i32, at: RemoteAddr, memory: &Memory) -> bool {
         .is_some_and(|agent| pidfd::same_memory(pid, agent) != Some(false))
 }
 
-/// True if the thread that an earlier visit has borrowed may still be in the region: it is there for as long as it
-/// has not said that it is through, and a moment more.
+/// True if the thread that an earlier visit has borrowed may still be in the region.
+///
+/// A thread that sleeps tells where. One that runs needs far less than a millisecond of CPU in there, so it is
+/// elsewhere once it has had more.
 fn is_inside(pid: i32, at: RemoteAddr, memory: &Memory) -> bool {
+    const ENOUGH: Duration = Duration::from_millis(2);
     let Ok(context) = BootContext::read(memory, RemoteAddr(at.0 + CONTEXT_OFFSET as u64)) else {
         return false;
     };
@@ -416,13 +419,19 @@ fn is_inside(pid: i32, at: RemoteAddr, memory: &Memory) -> bool {
         return false;
     }
     let Some(tid) = process::tid_in_namespace(pid, context.thread[1]) else { return false };
-    match process::instruction(pid, tid) {
-        Some(instruction) => instruction.0.wrapping_sub(at.0) < REGION_BYTES as u64,
-        None if context.thread_done == 0 => true,
-        None => {
-            // Its last wait is over by then, and the ten instructions after it.
-            std::thread::sleep(2 * GO_TIMEOUT);
-            false
+    let Some(before) = process::cpu_time(pid, tid) else { return true };
+    let deadline = Instant::now() + 4 * GO_TIMEOUT;
+    loop {
+        if let Some(instruction) = process::instruction(pid, tid) {
+            return instruction.0.wrapping_sub(at.0) < REGION_BYTES as u64;
+        }
+        match process::cpu_time(pid, tid) {
+            Some(now) if now.saturating_sub(before) < ENOUGH && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Some(now) => return now.saturating_sub(before) < ENOUGH,
+            // It has ended.
+            None => return false,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -89,6 +90,12 @@ pub fn instruction(pid: i32, tid: i32) -> Option<RemoteAddr> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).ok()?;
     let last = text.split_whitespace().last()?.strip_prefix("0x")?;
     u64::from_str_radix(last, 16).ok().map(RemoteAddr)
+}
+
+/// How long a thread has been on a CPU, from /proc/PID/task/TID/schedstat.
+pub fn cpu_time(pid: i32, tid: i32) -> Option<Duration> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat")).ok()?;
+    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }
 
 /// One mapping of a process: a line of /proc/PID/maps.
