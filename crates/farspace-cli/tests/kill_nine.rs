@@ -26,7 +26,7 @@ const KILLS: u32 = 500;
 const LIFE: Duration = Duration::from_secs(20);
 const LAST: Duration = Duration::from_secs(2);
 /// How long the leftovers of a killed farspace may take to vanish: the agent waits 1 s for a host that is dead.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_millis(1_800);
 /// Where a process that attaches and says when it begins to is asked for: a test of this program.
 const ATTACHER: &str = "FARSPACE_TEST_ATTACH";
 
@@ -190,10 +190,24 @@ fn kill_once(work: Work, target: &Target, delay: Duration, tally: &mut Tally) ->
         Err(left) if is_reusable(&left) => {
             eprintln!("{work:?} killed after {delay:?}: {left}");
             tally.regions += 1;
+            visit(target)?;
         }
         Err(left) => return Err(left.to_string()),
     }
     Ok(())
+}
+
+/// A visit that isn't killed uses what is left, and leaves nothing.
+fn visit(target: &Target) -> Result<(), String> {
+    let place = Place::new();
+    let status = begin(Work::Splice, target.pid(), &place.file("out")).wait().map_err(|e| e.to_string())?;
+    if !status.success() {
+        return Err(format!("the next visit: {status}"));
+    }
+    std::fs::remove_file(place.file("out")).map_err(|e| format!("the next visit's output: {e}"))?;
+    place.is_empty();
+    let clean = target.before.wait_clean(target.pid(), PATIENCE);
+    clean.map(drop).map_err(|left| format!("after the next visit: {left}"))
 }
 
 /// One region, of at most two mappings, and code in the vDSO may stay if nothing else does: the next visit uses and
@@ -257,15 +271,8 @@ fn the_target_outlives_every_kill() {
             failures.push(format!("the target ended: {:?}", target.victim.result()));
             continue;
         }
-        // A visit that isn't killed uses what is left, and leaves nothing.
-        let place = Place::new();
-        let status = begin(Work::Splice, target.pid(), &place.file("out")).wait().expect("an end");
-        std::fs::remove_file(place.file("out")).unwrap_or_default();
-        place.is_empty();
-        if !status.success() {
-            failures.push(format!("the next visit: {status}"));
-        } else if let Err(reason) = target.before.wait_clean(target.pid(), PATIENCE) {
-            failures.push(format!("after the next visit: {reason}"));
+        if let Err(reason) = visit(&target) {
+            failures.push(reason);
         }
         if let Err(failure) = target.victim.result() {
             failures.push(failure.to_string());

@@ -161,6 +161,10 @@ impl Job<'_> {
         let mut instant = self.registers(target, &frozen)?;
         let snapshot = target.snapshot()?;
         let stop = frozen.thaw();
+        if snapshot.is_child_of_target() {
+            let why = "it takes in orphans, and only its waits with __WALL or __WCLONE could see that";
+            self.weaker.push(format!("the snapshot was a child of pid {} meanwhile: {why}", self.pid));
+        }
         self.finish_threads(&mut instant.threads);
 
         let copied = plan::read(snapshot.pid(), self.selection, &snapshot.memory()?)?;

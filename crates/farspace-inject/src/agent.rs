@@ -85,6 +85,11 @@ impl Agent {
         self.agent_pid
     }
 
+    /// True if the agent is a thread of the target; what it forks is a child of the target then.
+    pub fn is_thread(&self) -> bool {
+        self.placement == placement::THREAD
+    }
+
     /// Readable once the agent has ended.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.agent_pidfd.as_fd()

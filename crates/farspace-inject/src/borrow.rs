@@ -84,6 +84,7 @@ pub fn candidates(pid: i32) -> Result<Vec<i32>> {
 ///
 /// Refused: traced, 32-bit, or nothing stops before `deadline`. Gone.
 pub fn borrow(pid: i32, options: u32, deadline: Instant) -> Result<Borrowed> {
+    let mut denied = None;
     loop {
         for tid in candidates(pid)? {
             let attempt =
@@ -95,13 +96,11 @@ pub fn borrow(pid: i32, options: u32, deadline: Instant) -> Result<Borrowed> {
                     if tracer != 0 {
                         return Err(Error::refused(pid, Refusal::Traced { tracer }));
                     }
-                    // A thread that is ending gives EPERM as well.
-                    farspace_sys::memory::check_access(pid)?;
-                    if process::status(tid).is_ok_and(|s| !matches!(s.state, 'Z' | 'X'))
-                        && options & SUSPEND_SECCOMP != 0
-                    {
-                        return Err(Error::refused(pid, Refusal::Seccomp));
-                    }
+                    // A thread that is ending gives EPERM as well: look again.
+                    denied = Some(match options & SUSPEND_SECCOMP {
+                        0 => Error::from(e),
+                        _ => Error::refused(pid, Refusal::Seccomp),
+                    });
                 }
                 Err(Error::Sys(e)) if e.errno == Errno::INVAL && options & SUSPEND_SECCOMP != 0 => {
                     return Err(Error::refused(pid, Refusal::Seccomp));
@@ -109,9 +108,10 @@ pub fn borrow(pid: i32, options: u32, deadline: Instant) -> Result<Borrowed> {
                 other => return other,
             }
         }
-        let state = process::status(pid).map_err(|_| Error::Gone { pid })?;
-        if matches!(state.state, 'Z' | 'X') && process::threads(pid)?.len() <= 1 {
-            return Err(Error::Gone { pid });
+        // ESRCH: it has no memory any more.
+        farspace_sys::memory::check_access(pid)?;
+        if let Some(denied) = denied {
+            return Err(denied);
         }
         if Instant::now() >= deadline {
             return Err(Error::refused(pid, Refusal::Uninterruptible));

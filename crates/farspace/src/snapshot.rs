@@ -42,6 +42,12 @@ impl<'a> Snapshot<'a> {
         self.pid
     }
 
+    /// True where the target takes in orphans and so is the child's parent. The exit signal is 0: only waits with
+    /// __WALL or __WCLONE (wait(2)) see the child.
+    pub fn is_child_of_target(&self) -> bool {
+        self.agent.is_thread()
+    }
+
     /// Opens the frozen memory for reading by copy.
     ///
     /// # Errors
