@@ -6,22 +6,23 @@
 //! | frozen | registers, mappings, all pages | - |
 //! | fuzzy | registers, list of mappings | all pages, live |
 
+use std::io::Seek as _;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use farspace::{AttachOptions, Frozen, Mechanism, Refusal, Sink, Snapshot, Target, Transfer};
+use farspace::{AttachOptions, Frozen, Mechanism, Refusal, Target};
 use farspace_image::core_file::{CoreLayout, CoreSpec, SIGINFO_STOPPED, Thread, trim_xsave};
 use farspace_image::filter::CoredumpFilter;
-use farspace_sys::RemoteIoVec;
 use farspace_sys::memory::{FileWindow, Memory};
 use farspace_sys::pagemap::Pagemap;
 use farspace_sys::process::{self, Mapping};
 use rustix::io::Errno;
 
+use crate::origin::Origin;
 use crate::output::Output;
 use crate::plan::{self, Planned, Selection, Undumped};
-use crate::write::{Origin, Writer};
+use crate::write::Writer;
 use crate::{DumpOptions, DumpReport, Error, Filter, Level, Progress, Result, census};
 
 /// Writes an ELF core of a running process to `path`.
@@ -198,14 +199,14 @@ impl Job<'_> {
             }
         }
         let layout = self.layout(instant.threads, &mappings)?;
+        self.write_header(&layout)?;
         let (rest, held): (Vec<usize>, Vec<usize>) =
             (0..mappings.len()).partition(|&i| from_target.binary_search(&mappings[i].mapping.start).is_ok());
         let mut bytes = 0;
-        let mut origin =
-            FromSnapshot { memory: snapshot.memory()?, pagemap: Pagemap::open(snapshot.pid())?, snapshot };
+        let mut origin = Origin::snapshot(snapshot)?;
         bytes += self.write(&mut origin, &layout, &mappings, &held, bytes)?;
         drop(origin);
-        let mut origin = FromTarget { memory: live_memory, pagemap: Pagemap::open(self.pid)?, target };
+        let mut origin = Origin::target(target, live_memory)?;
         bytes += self.write(&mut origin, &layout, &mappings, &rest, bytes)?;
         Ok(done(&layout, bytes, stop))
     }
@@ -224,12 +225,10 @@ impl Job<'_> {
         let layout = self.layout(instant.threads, &mappings)?;
         if prepared.is_some_and(|prepared| !unchanged || prepared != layout.data_offset()) {
             // Made for another layout: pages would be left where holes belong.
-            let file = self.output.file();
-            file.set_len(layout.header_len())
-                .and_then(|()| file.set_len(layout.file_len()))
-                .map_err(|e| self.output.error("write", e))?;
+            self.output.file().set_len(0).map_err(|e| self.output.error("write", e))?;
         }
-        let mut origin = FromTarget { memory, pagemap: Pagemap::open(self.pid)?, target };
+        self.write_header(&layout)?;
+        let mut origin = Origin::target(target, memory)?;
         let all: Vec<usize> = (0..mappings.len()).collect();
         let bytes = self.write(&mut origin, &layout, &mappings, &all, 0)?;
         Ok(done(&layout, bytes, frozen.thaw()))
@@ -251,6 +250,7 @@ impl Job<'_> {
         };
         let threads = process::threads(self.pid)?.into_iter().map(thread).collect();
         let layout = self.layout(threads, mappings)?;
+        self.output.file().set_len(layout.file_len()).map_err(|e| self.output.error("write", e))?;
         let mut pagemap = Pagemap::open(self.pid)?;
         for (planned, index) in mappings.iter().zip(0..) {
             let Some(offset) = layout.segment_offset(index) else { continue };
@@ -275,7 +275,8 @@ impl Job<'_> {
         let memory = Memory::open(self.pid)?;
         let mappings = self.plan(target, &memory)?;
         let layout = self.layout(instant.threads, &mappings)?;
-        let mut origin = FromTarget { memory, pagemap: Pagemap::open(self.pid)?, target };
+        self.write_header(&layout)?;
+        let mut origin = Origin::target(target, memory)?;
         let all: Vec<usize> = (0..mappings.len()).collect();
         let bytes = self.write(&mut origin, &layout, &mappings, &all, 0)?;
         self.weaker
@@ -336,17 +337,22 @@ impl Job<'_> {
             threads,
             segments: mappings.iter().map(Planned::segment).collect(),
         };
-        let layout = CoreLayout::new(spec).map_err(|source| Error::Layout { pid: self.pid, source })?;
-        let file = self.output.file();
-        layout.write_header(file).map_err(|e| self.output.error("write", e))?;
-        file.set_len(layout.file_len()).map_err(|e| self.output.error("write", e))?;
-        Ok(layout)
+        CoreLayout::new(spec).map_err(|source| Error::Layout { pid: self.pid, source })
+    }
+
+    /// Writes everything but the memory, and makes the file as long as it will be.
+    fn write_header(&self, layout: &CoreLayout) -> Result<()> {
+        let mut file = self.output.file();
+        file.rewind()
+            .and_then(|()| layout.write_header(file))
+            .and_then(|()| file.set_len(layout.file_len()))
+            .map_err(|e| self.output.error("write", e))
     }
 
     /// Writes the mappings with these indexes; returns the bytes written.
     fn write(
         &mut self,
-        origin: &mut dyn Origin,
+        origin: &mut Origin<'_>,
         layout: &CoreLayout,
         mappings: &[Planned],
         which: &[usize],
@@ -354,7 +360,7 @@ impl Job<'_> {
     ) -> Result<u64> {
         let mut total = already;
         for &index in which {
-            total += plan::total(&mappings[index].runs(origin.pagemap())?);
+            total += plan::total(&mappings[index].runs(&mut origin.pagemap)?);
         }
         let mut writer = Writer {
             output: self.output,
@@ -399,57 +405,6 @@ impl Job<'_> {
 
 fn is_output(errno: Errno) -> bool {
     !matches!(errno, Errno::SRCH | Errno::PERM)
-}
-
-struct FromTarget<'a> {
-    target: &'a mut Target,
-    memory: Memory,
-    pagemap: Pagemap,
-}
-
-impl Origin for FromTarget<'_> {
-    fn splice(
-        &mut self,
-        ranges: &[RemoteIoVec],
-        sink: &mut Sink<'_>,
-        progress: farspace::Progress<'_>,
-    ) -> farspace::Result<Transfer> {
-        self.target.splice(ranges, sink, progress)
-    }
-
-    fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
-    fn pagemap(&mut self) -> &mut Pagemap {
-        &mut self.pagemap
-    }
-}
-
-struct FromSnapshot<'a> {
-    memory: Memory,
-    pagemap: Pagemap,
-    // Dropped last: the child lives as long as anything of it is open here.
-    snapshot: Snapshot<'a>,
-}
-
-impl Origin for FromSnapshot<'_> {
-    fn splice(
-        &mut self,
-        ranges: &[RemoteIoVec],
-        sink: &mut Sink<'_>,
-        progress: farspace::Progress<'_>,
-    ) -> farspace::Result<Transfer> {
-        self.snapshot.splice(ranges, sink, progress)
-    }
-
-    fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
-    fn pagemap(&mut self) -> &mut Pagemap {
-        &mut self.pagemap
-    }
 }
 
 fn selection(pid: i32, filter: Filter) -> Selection {

@@ -8,6 +8,7 @@
 //! | `capture` | the order of events at each level: what happens while the target is stopped |
 //! | `census` | what /proc says of the process and its threads |
 //! | `plan` | which mappings go into the core, and which of their pages exist |
+//! | `origin` | where pages are had from: the target or its snapshot |
 //! | `write` | moving the pages into the file |
 //! | `output` | a file that has its name only when it is complete |
 
@@ -17,6 +18,7 @@ mod capture;
 mod census;
 mod error;
 mod options;
+mod origin;
 mod output;
 mod plan;
 mod report;

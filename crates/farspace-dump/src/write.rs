@@ -2,11 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use farspace::{Extent, Result as TargetResult, Sink, Transfer};
+use farspace::{Extent, Sink};
 use farspace_sys::memory::Memory;
-use farspace_sys::pagemap::Pagemap;
 use farspace_sys::{RemoteAddr, RemoteIoVec};
 
+use crate::origin::Origin;
 use crate::output::Output;
 use crate::plan::{self, Planned};
 use crate::{Error, Progress, Result};
@@ -14,23 +14,6 @@ use crate::{Error, Progress, Result};
 const PAGE: u64 = 4096;
 /// Runs that are moved by one request: bounds the lists, not the bytes.
 const RUNS: usize = 1024;
-
-/// Something that pages can be had from: the target itself or its snapshot.
-pub(crate) trait Origin {
-    /// Moves ranges into a sink without a copy, or by the best copy.
-    fn splice(
-        &mut self,
-        ranges: &[RemoteIoVec],
-        sink: &mut Sink<'_>,
-        progress: farspace::Progress<'_>,
-    ) -> TargetResult<Transfer>;
-
-    /// The same memory by copy, whatever its protection is.
-    fn memory(&self) -> &Memory;
-
-    /// Which of its pages exist.
-    fn pagemap(&mut self) -> &mut Pagemap;
-}
 
 /// The file that is being written, and how far it is.
 pub(crate) struct Writer<'a> {
@@ -43,13 +26,13 @@ pub(crate) struct Writer<'a> {
 
 impl Writer<'_> {
     /// Writes the pages of one mapping to `offset` in the file.
-    pub(crate) fn mapping(&mut self, origin: &mut dyn Origin, planned: &Planned, offset: u64) -> Result<()> {
-        let runs = planned.runs(origin.pagemap())?;
+    pub(crate) fn mapping(&mut self, origin: &mut Origin<'_>, planned: &Planned, offset: u64) -> Result<()> {
+        let runs = planned.runs(&mut origin.pagemap)?;
         let start = planned.mapping.start;
         let mut missing = 0;
         for runs in runs.chunks(RUNS) {
             if planned.traits.is_unreadable {
-                missing += self.by_memory(origin.memory(), runs, start, offset)?;
+                missing += self.by_memory(&origin.memory, runs, start, offset)?;
             } else {
                 missing += self.by_splice(origin, runs, start, offset)?;
             }
@@ -64,7 +47,7 @@ impl Writer<'_> {
     /// bytes that couldn't be had at all.
     fn by_splice(
         &mut self,
-        origin: &mut dyn Origin,
+        origin: &mut Origin<'_>,
         runs: &[RemoteIoVec],
         start: RemoteAddr,
         offset: u64,
@@ -85,7 +68,7 @@ impl Writer<'_> {
             let Some((stuck, _)) = transfer.stopped else { break };
             let page = RemoteAddr(stuck.0 & !(PAGE - 1));
             missing +=
-                self.by_memory(origin.memory(), &[RemoteIoVec { base: page, len: PAGE }], start, offset)?;
+                self.by_memory(&origin.memory, &[RemoteIoVec { base: page, len: PAGE }], start, offset)?;
             left = plan::after(&left, RemoteAddr(page.0 + PAGE));
         }
         Ok(missing)

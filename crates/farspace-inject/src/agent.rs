@@ -6,24 +6,25 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use farspace_abi::boot::placement;
-use farspace_abi::mailbox::{self, MAX_IOV, Mailbox, op};
+use farspace_abi::mailbox::{self, op};
 use farspace_abi::region::REGION_BYTES;
 use farspace_sys::memory::Memory;
 use farspace_sys::process::Mapping;
 use farspace_sys::ptrace::{Running, TRACE_SYSGOOD};
 use farspace_sys::shared::SharedMemory;
-use farspace_sys::{RemoteAddr, RemoteIoVec, pidfd};
+use farspace_sys::{RemoteAddr, pidfd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::cave::Cave;
+use crate::channel::Channel;
 use crate::exit::Exit;
 use crate::keeper::Keeper;
 use crate::{Error, Result};
 
 /// How long a request may take that doesn't wait for anything outside of the agent.
-const PROMPT: Duration = Duration::from_secs(10);
+pub(crate) const PROMPT: Duration = Duration::from_secs(10);
 
 /// An agent in a target. Dropped, it leaves the target.
 #[derive(Debug)]
@@ -52,26 +53,11 @@ pub(crate) struct Bells {
     pub(crate) answer: OwnedFd,
 }
 
-/// A task in the target that answers requests: the agent or its snapshot child.
-#[derive(Debug, Clone, Copy)]
-pub struct Channel<'a> {
-    agent: &'a Agent,
-    index: usize,
-}
-
-/// A request that was made and not yet answered; the mailbox is its own until then.
-#[derive(Debug)]
-pub struct Pending<'a> {
-    channel: Channel<'a>,
-    number: u32,
-    _busy: std::sync::MutexGuard<'a, ()>,
-}
-
 /// A descriptor of this process that the agent has a copy of.
 #[derive(Debug)]
 pub struct RemoteFd {
     agent: Arc<Agent>,
-    number: i32,
+    pub(crate) number: i32,
 }
 
 impl Agent {
@@ -219,174 +205,6 @@ impl Drop for Agent {
     }
 }
 
-impl<'a> Channel<'a> {
-    fn mailbox(self) -> &'a Mailbox {
-        self.agent.shared.mailbox(self.index)
-    }
-
-    /// One system call in the target's address space, by the agent; its raw result.
-    ///
-    /// # Errors
-    ///
-    /// The agent is gone or doesn't answer.
-    pub fn syscall(self, nr: u64, args: [u64; 6]) -> Result<i64> {
-        let [a, b, c, d, e, f] = args;
-        self.request(op::SYSCALL, &[nr, a, b, c, d, e, f], &[])?.wait_raw("make a system call")
-    }
-
-    /// One vmsplice(2) of at most 1024 ranges of the target into a pipe; bytes.
-    ///
-    /// # Errors
-    ///
-    /// As vmsplice(2).
-    pub fn vmsplice(self, pipe: &RemoteFd, ranges: &[RemoteIoVec], flags: u32) -> Result<usize> {
-        let args = [pipe.number as u64, u64::from(flags)];
-        let total: u64 = ranges.iter().fold(0, |sum, range| sum.saturating_add(range.len));
-        let moved = self.request(op::VMSPLICE, &args, ranges)?.wait("map pages into the pipe")?;
-        // The result lies in memory that the target can write to.
-        if moved > total {
-            Err(self.agent.error("map pages into the pipe", Errno::PROTO))
-        } else {
-            Ok(moved as usize)
-        }
-    }
-
-    /// Starts to map all ranges into a pipe, waiting for its reader whenever it is full.
-    ///
-    /// # Errors
-    ///
-    /// The agent is gone.
-    pub fn start_stream(self, pipe: &RemoteFd, ranges: &[RemoteIoVec]) -> Result<Pending<'a>> {
-        self.request(op::STREAM, &[pipe.number as u64], ranges)
-    }
-
-    /// Forks the snapshot child (only on the agent's own channel); its pid in the target's namespace.
-    ///
-    /// # Errors
-    ///
-    /// EAGAIN, ENOMEM as fork(2).
-    pub fn fork(self) -> Result<i32> {
-        let pending = self.request(op::FORK, &[], &[])?;
-        Ok(pending.wait("fork a snapshot")? as i32)
-    }
-
-    /// Asks the snapshot child to end.
-    ///
-    /// # Errors
-    ///
-    /// None so far.
-    pub fn quit(self) -> Result<()> {
-        self.request(op::QUIT, &[], &[]).map(drop)
-    }
-
-    pub(crate) fn request(self, op: u32, args: &[u64], ranges: &[RemoteIoVec]) -> Result<Pending<'a>> {
-        assert!(ranges.len() <= MAX_IOV && args.len() <= 7, "callers split their lists");
-        let busy = self.agent.busy[self.index].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mailbox = self.mailbox();
-        mailbox.body.op.store(op, Ordering::Relaxed);
-        mailbox.body.nr_iov.store(ranges.len() as u32, Ordering::Relaxed);
-        for (to, from) in mailbox.body.args.iter().zip(args) {
-            to.store(*from, Ordering::Relaxed);
-        }
-        for (to, from) in mailbox.iov.iter().zip(ranges) {
-            to[0].store(from.base.0, Ordering::Relaxed);
-            to[1].store(from.len, Ordering::Relaxed);
-        }
-        mailbox.doorbell.host_asleep.store(0, Ordering::Relaxed);
-        mailbox.doorbell.spin_limit.store(self.agent.spin, Ordering::Relaxed);
-        let number = mailbox.doorbell.request.load(Ordering::Relaxed).wrapping_add(1);
-        mailbox.doorbell.request.store(number, Ordering::SeqCst);
-        if mailbox.answer.agent_asleep.load(Ordering::SeqCst) != 0 {
-            mailbox.answer.agent_asleep.store(0, Ordering::Relaxed);
-            ring(self.agent.bells[self.index].ring.as_fd());
-        }
-        Ok(Pending { channel: self, number, _busy: busy })
-    }
-}
-
-impl Pending<'_> {
-    /// Asks for a doorbell when the answer is there; true if it is there already.
-    pub fn ask_for_bell(&self) -> bool {
-        self.channel.mailbox().doorbell.host_asleep.store(1, Ordering::SeqCst);
-        self.channel.mailbox().answer.reply.load(Ordering::SeqCst) == self.number
-    }
-
-    /// Readable once the doorbell was rung.
-    pub fn bell(&self) -> BorrowedFd<'_> {
-        self.channel.agent.bells[self.channel.index].answer.as_fd()
-    }
-
-    /// Bytes that a stream has moved so far, as the agent says.
-    pub fn moved(&self) -> u64 {
-        self.channel.mailbox().answer.moved.load(Ordering::Relaxed)
-    }
-
-    /// True once the answer is there.
-    pub fn is_done(&self) -> bool {
-        self.channel.mailbox().answer.reply.load(Ordering::Acquire) == self.number
-    }
-
-    /// Waits for the answer; a negative one is an error.
-    ///
-    /// # Errors
-    ///
-    /// What the agent got, or that it is gone.
-    pub fn wait(self, operation: &'static str) -> Result<u64> {
-        let agent = self.channel.agent;
-        let result = self.wait_raw(operation)?;
-        if result < 0 {
-            let code = i32::try_from(-result).ok().filter(|code| *code < 4096).unwrap_or(libc::EPROTO);
-            return Err(agent.error(operation, Errno::from_raw_os_error(code)));
-        }
-        Ok(result as u64)
-    }
-
-    /// Waits for the answer, whatever it is.
-    ///
-    /// # Errors
-    ///
-    /// The agent is gone, or doesn't answer in time.
-    pub fn wait_raw(self, operation: &'static str) -> Result<i64> {
-        let agent = self.channel.agent;
-        let mailbox = self.channel.mailbox();
-        for _ in 0..agent.spin {
-            if self.is_done() {
-                return Ok(mailbox.answer.result.load(Ordering::Relaxed));
-            }
-            std::hint::spin_loop();
-        }
-        let deadline = Instant::now() + PROMPT;
-        loop {
-            mailbox.doorbell.host_asleep.store(1, Ordering::SeqCst);
-            if mailbox.answer.reply.load(Ordering::SeqCst) == self.number {
-                return Ok(mailbox.answer.result.load(Ordering::Relaxed));
-            }
-            let bell = &agent.bells[self.channel.index].answer;
-            let mut fds = [PollFd::new(bell, PollFlags::IN), PollFd::new(&agent.agent_pidfd, PollFlags::IN)];
-            // A second at most, so that a doorbell that a hostile target has stolen only costs time.
-            let nap = Timespec { tv_sec: 1, tv_nsec: 0 };
-            match poll(&mut fds, Some(&nap)) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(agent.error(operation, errno)),
-            }
-            let (rung, dead) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
-            if rung {
-                let mut count = [0; 8];
-                let _ = rustix::io::read(bell, &mut count);
-            }
-            if self.is_done() {
-                continue;
-            }
-            if dead {
-                return Err(Error::Gone { pid: agent.pid });
-            }
-            if Instant::now() > deadline {
-                return Err(agent.error(operation, Errno::TIMEDOUT));
-            }
-        }
-    }
-}
-
 impl Drop for RemoteFd {
     fn drop(&mut self) {
         if !self.agent.gone.load(Ordering::Relaxed) {
@@ -404,10 +222,4 @@ pub(crate) fn send_fds(socket: BorrowedFd<'_>, fds: &[BorrowedFd<'_>]) -> std::r
     }
     let data = [rustix::io::IoSlice::new(b"F")];
     sendmsg(socket, &data, &mut control, SendFlags::NOSIGNAL).map(drop)
-}
-
-/// Rings a doorbell: adds 1 to an eventfd.
-fn ring(bell: BorrowedFd<'_>) {
-    // A full counter is rung as well.
-    let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
 }

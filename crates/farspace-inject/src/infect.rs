@@ -1,6 +1,5 @@
 //! Placing the agent.
 
-use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -8,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use farspace_abi::boot::{BootContext, HOST_SOCKET_FD, NOT_IN_A_REAPER, placement};
 use farspace_abi::mailbox;
-use farspace_abi::region::{CONTEXT_OFFSET, MAGIC, REGION_BYTES};
+use farspace_abi::region::{MAGIC, REGION_BYTES};
 use farspace_sys::memory::Memory;
-use farspace_sys::process::{self, Mapping, Status};
+use farspace_sys::pidfd;
+use farspace_sys::process::{self, Status};
 use farspace_sys::ptrace::{Running, SUSPEND_SECCOMP};
 use farspace_sys::shared::SharedMemory;
-use farspace_sys::{RemoteAddr, pidfd};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -21,17 +20,19 @@ use rustix::io::Errno;
 use crate::agent::{Agent, Bells, send_fds};
 use crate::borrow::{self, Borrowed};
 use crate::cave::Cave;
+use crate::context::ContextBytes;
 use crate::exit::Exit;
 use crate::freeze::Stragglers;
 use crate::keeper::{self, Keeper};
+use crate::region::Region;
 use crate::{BLOB, Error, Refusal, Result, freeze};
 
 /// How long the borrowed thread waits to be taken back before it goes on by itself.
-const GO_TIMEOUT: Duration = Duration::from_millis(50);
+pub(crate) const GO_TIMEOUT: Duration = Duration::from_millis(50);
 /// How long the other threads have to stop while the helper is a child of the target.
 const HOLD: Duration = Duration::from_millis(20);
 /// How long the agent has to come up.
-const START: Duration = Duration::from_secs(2);
+pub(crate) const START: Duration = Duration::from_secs(2);
 /// Looks of the host and the agent at their mailbox before they sleep, where a second CPU is free.
 const SPIN: u32 = 4000;
 
@@ -305,187 +306,11 @@ impl Visit<'_> {
     }
 }
 
-/// Where the region is or will be.
-#[derive(Debug, Clone, Copy)]
-struct Region {
-    at: RemoteAddr,
-    /// Left by a visit that was killed: mapped already, as a whole or in part.
-    left_over: bool,
-    /// Where the target's random bytes are.
-    random: Option<RemoteAddr>,
-}
-
-impl Region {
-    /// Chooses the place: one that only a tracer can work out, and works out again the next time, so that what a
-    /// killed visit left is found and used again.
-    fn choose(pid: i32, maps: &[Mapping], memory: &Memory) -> Result<Self> {
-        let (random, seed) = random_bytes(pid, memory);
-        let mut state = u64::from_le_bytes(seed);
-        for _ in 0..64 {
-            // splitmix64; places between 0x1000_0000_0000 and 0x5000_0000_0000, away from what the kernel uses.
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^= z >> 31;
-            let at = RemoteAddr(0x1000_0000_0000 + ((z % 0x4_0000_0000) << 12));
-            let end = RemoteAddr(at.0 + REGION_BYTES as u64);
-            let mut inside = maps.iter().filter(|m| m.start < end && m.end > at).peekable();
-            if inside.peek().is_none() {
-                return Ok(Self { at, left_over: false, random });
-            }
-            let ours = inside.all(|m| m.start >= at && m.end <= end && m.name.is_empty() && m.inode == 0);
-            if ours
-                && Self::is_left_over(at, memory)
-                && !in_use(pid, at, memory)
-                && !is_inside(pid, at, memory)
-            {
-                return Ok(Self { at, left_over: true, random });
-            }
-        }
-        Err(Error::Sys(farspace_sys::Error::new("find room in the address space", pid, Errno::NOMEM)))
-    }
-
-    /// What a killed visit leaves begins with the blob, or with zeros where it was killed before that was written.
-    fn is_left_over(at: RemoteAddr, memory: &Memory) -> bool {
-        let mut begin = [0; 64];
-        memory.read_exact(at, &mut begin).is_ok() && (BLOB.starts_with(&begin) || begin == [0; 64])
-    }
-
-    fn context(self) -> RemoteAddr {
-        RemoteAddr(self.at.0 + CONTEXT_OFFSET as u64)
-    }
-
-    fn map(self, pid: i32, borrowed: Borrowed, memory: &Memory, cave: Cave) -> Result<Borrowed> {
-        let fail = |at: RemoteAddr, result: i64| {
-            let errno = Errno::from_raw_os_error((-result) as i32);
-            Error::Sys(farspace_sys::Error::new("map the agent into the memory", pid, errno).at(at))
-        };
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-        let borrowed = if self.left_over { self.unmap(borrowed, memory, cave)? } else { borrowed };
-        let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
-        let args = [self.at.0, REGION_BYTES as u64, protection, flags as u64, u64::MAX, 0];
-        let (borrowed, result) = cave.syscall(borrowed, memory, libc::SYS_mmap as u64, args)?;
-        if result != self.at.0 as i64 {
-            borrowed.give_back(Instant::now() + START)?;
-            return Err(fail(self.at, result));
-        }
-        Ok(borrowed)
-    }
-
-    fn unmap(self, borrowed: Borrowed, memory: &Memory, cave: Cave) -> Result<Borrowed> {
-        let args = [self.at.0, REGION_BYTES as u64, 0, 0, 0, 0];
-        Ok(cave.syscall(borrowed, memory, libc::SYS_munmap as u64, args)?.0)
-    }
-}
-
-/// The 16 random bytes that the kernel gave the process at exec (getauxval(3), AT_RANDOM), half of them.
-fn random_bytes(pid: i32, memory: &Memory) -> (Option<RemoteAddr>, [u8; 8]) {
-    const AT_RANDOM: u64 = 25;
-    let auxv = std::fs::read(format!("/proc/{pid}/auxv")).unwrap_or_default();
-    let word = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).unwrap_or(0);
-    let entry = auxv.chunks_exact(16).find(|pair| word(&pair[..8]) == AT_RANDOM);
-    let at = entry.map(|pair| RemoteAddr(word(&pair[8..])));
-    let mut seed = [0; 8];
-    match at.map(|at| memory.read_exact(at, &mut seed)) {
-        Some(Ok(())) => (at, seed),
-        // A program without them, or one that has unmapped its first stack: the pid does.
-        _ => (None, (pid as u64).to_le_bytes()),
-    }
-}
-
-/// True if an agent lives in the region.
-fn in_use(pid: i32, at: RemoteAddr, memory: &Memory) -> bool {
-    let Ok(context) = BootContext::read(memory, RemoteAddr(at.0 + CONTEXT_OFFSET as u64)) else {
-        return false;
-    };
-    let Ok(status) = process::status(pid) else { return false };
-    let agent = i32::try_from(context.agent_pid).ok().filter(|pid| *pid > 0);
-    agent
-        .and_then(|ns_pid| process::pid_in_namespace(pid, &status, ns_pid))
-        .is_some_and(|agent| pidfd::same_memory(pid, agent) != Some(false))
-}
-
-/// True if the thread that an earlier visit has borrowed may still be in the region.
-///
-/// A thread that sleeps tells where. One that runs needs far less than a millisecond of CPU in there, so it is
-/// elsewhere once it has had more.
-fn is_inside(pid: i32, at: RemoteAddr, memory: &Memory) -> bool {
-    const ENOUGH: Duration = Duration::from_millis(2);
-    let Ok(context) = BootContext::read(memory, RemoteAddr(at.0 + CONTEXT_OFFSET as u64)) else {
-        return false;
-    };
-    if context.magic != MAGIC {
-        return false;
-    }
-    let Some(tid) = process::tid_in_namespace(pid, context.thread[1]) else { return false };
-    let Some(before) = process::cpu_time(pid, tid) else { return true };
-    let deadline = Instant::now() + 4 * GO_TIMEOUT;
-    loop {
-        if let Some(instruction) = process::instruction(pid, tid) {
-            return instruction.0.wrapping_sub(at.0) < REGION_BYTES as u64;
-        }
-        match process::cpu_time(pid, tid) {
-            Some(now) if now.saturating_sub(before) < ENOUGH && Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Some(now) => return now.saturating_sub(before) < ENOUGH,
-            // It has ended.
-            None => return false,
-        }
-    }
-}
-
 impl Bells {
     fn new(pid: i32) -> Result<Self> {
         let new =
             || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| host_error(pid, e));
         Ok(Self { ring: new()?, answer: new()? })
-    }
-}
-
-trait ContextBytes: Sized {
-    fn to_bytes(&self) -> Vec<u8>;
-    fn read(memory: &Memory, at: RemoteAddr) -> Result<Self>;
-}
-
-impl ContextBytes for BootContext {
-    fn to_bytes(&self) -> Vec<u8> {
-        let mut words = vec![self.magic, self.resume_rip];
-        words.extend(self.resume);
-        words.extend([self.all_signals, self.saved_mask]);
-        words.extend(self.go_timeout.map(|n| n as u64));
-        words.extend([self.helper_pid as u64, self.agent_pid as u64]);
-        let halves = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-        words.extend([halves(self.thread_done, self.agent_ready), halves(self.host_fd, self.placement)]);
-        words.push(halves(self.clone_flags, self.is_reaper));
-        words.push(self.thread_flags);
-        words.push(halves(self.thread[0] as u32, self.thread[1] as u32));
-        let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
-        debug_assert_eq!(bytes.len(), size_of::<Self>());
-        bytes
-    }
-
-    fn read(memory: &Memory, at: RemoteAddr) -> Result<Self> {
-        let mut bytes = [0; size_of::<Self>()];
-        memory.read_exact(at, &mut bytes)?;
-        let word = |offset: usize| {
-            bytes.get(offset..offset + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
-        };
-        let half = |offset: usize| {
-            bytes.get(offset..offset + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
-        };
-        Ok(Self {
-            magic: word(offset_of!(Self, magic)),
-            helper_pid: word(offset_of!(Self, helper_pid)) as i64,
-            agent_pid: word(offset_of!(Self, agent_pid)) as i64,
-            thread_done: half(offset_of!(Self, thread_done)),
-            agent_ready: half(offset_of!(Self, agent_ready)),
-            host_fd: half(offset_of!(Self, host_fd)),
-            placement: half(offset_of!(Self, placement)),
-            thread: [0, half(offset_of!(Self, thread) + 4) as i32],
-            ..Self::default()
-        })
     }
 }
 

@@ -5,20 +5,24 @@
 //! 1. [`freeze`] and [`borrow`]: stop one thread of the target, at a moment when it loses nothing by it;
 //! 2. [`cave`]: make it run single system calls that it survives even if this process dies in between;
 //! 3. [`infect`]: map the region, write the blob, let the thread make the agent, give the thread back;
-//! 4. [`agent`]: talk to the agent over the mailbox; pass it descriptors; make it leave.
+//! 4. [`agent`] and [`channel`]: talk to the agent over the mailbox; pass it descriptors; make it leave.
 //!
 //! Everything is undone on failure. See SAFETY.md for the invariants that the steps keep.
 
 pub mod agent;
 pub mod borrow;
 pub mod cave;
+pub mod channel;
+mod context;
 pub mod error;
 mod exit;
 pub mod freeze;
 pub mod infect;
 mod keeper;
+mod region;
 
-pub use agent::{Agent, Channel, Pending, RemoteFd};
+pub use agent::{Agent, RemoteFd};
+pub use channel::{Channel, Pending};
 pub use error::{Error, Refusal, Result};
 pub use freeze::{Frozen, FrozenThread};
 pub use infect::{infect, on_own_thread};
