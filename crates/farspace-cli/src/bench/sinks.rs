@@ -116,6 +116,7 @@ fn drain(mut from: impl Read + Send + 'static) -> JoinHandle<io::Result<u64>> {
 fn file(dir: &Path, flags: i32) -> io::Result<Opened> {
     let path = dir.join(format!("farspace-bench-{}", std::process::id()));
     crate::interrupt::remove_at_exit(path.clone());
-    let file = File::options().write(true).create(true).truncate(true).custom_flags(flags).open(&path)?;
+    let file =
+        File::options().read(true).write(true).create(true).truncate(true).custom_flags(flags).open(&path)?;
     Ok((file.into(), None, Some(path)))
 }

@@ -14,9 +14,6 @@ use crate::progress::Progress;
 use crate::sink::{Existing, SinkSpec};
 use crate::{interrupt, units};
 
-/// Bytes handed to the library at a time; between two of them the bar moves and Ctrl-C is seen.
-const PIECE_BYTES: u64 = 64 << 20;
-
 /// The JSON report.
 #[derive(Debug, Serialize)]
 struct Report {
@@ -81,19 +78,10 @@ fn send(target: &mut Attached, ranges: &[RemoteIoVec], output: &Output) -> anyho
     let progress = Progress::new("splice");
     let total = ranges.iter().map(|range| range.len).sum();
     let mut sent = 0;
-    let pieces = ranges.iter().flat_map(|range| {
-        let starts = (0..range.len).step_by(PIECE_BYTES as usize);
-        starts.map(|at| RemoteIoVec::new(range.base.0 + at, (range.len - at).min(PIECE_BYTES)))
-    });
-    for piece in pieces {
-        interrupt::check()?;
-        let mut shown = sent;
-        sent += target.splice(&[piece], output, &mut |step| {
-            shown += step;
-            progress.update(shown, total)
-        })?;
-    }
-    Ok(sent)
+    Ok(target.splice(ranges, output, &mut |step| {
+        sent += step;
+        progress.update(sent, total)
+    })?)
 }
 
 fn human(report: &Report) -> String {

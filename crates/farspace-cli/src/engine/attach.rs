@@ -1,10 +1,11 @@
 //! A target that is attached to, for splicing.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Duration;
 
 use farspace::{AttachOptions, Mechanism, Sink, Target};
 use farspace_abi::RemoteIoVec;
+use rustix::fs::{FileType, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::Output;
@@ -50,8 +51,24 @@ impl Attached {
         out: &Output,
         progress: farspace::Progress<'_>,
     ) -> Result<u64, Failure> {
-        let mut sink = Sink::stream(out.fd.as_fd());
-        let transfer = self.target.splice(ranges, &mut sink, progress).map_err(|error| {
+        let total = ranges.iter().map(|range| range.len).sum();
+        let start = prepare_file(out.fd.as_fd(), total);
+        let mut sink = match start {
+            Some(offset) => Sink::file_at(out.fd.as_fd(), offset),
+            None => Sink::stream(out.fd.as_fd()),
+        };
+        let transfer = self.target.splice(ranges, &mut sink, progress);
+        if let Some(start) = start {
+            // As after write(2): whoever shares the descriptor goes on behind these bytes. What is incomplete is
+            // cut off, or it would look as if zeros had been read.
+            let complete = transfer.as_ref().is_ok_and(|transfer| transfer.stopped.is_none());
+            let end = if complete { start + total } else { start };
+            let _ = rustix::fs::seek(&out.fd, SeekFrom::Start(end));
+            if !complete {
+                let _ = rustix::fs::ftruncate(&out.fd, start);
+            }
+        }
+        let transfer = transfer.map_err(|error| {
             if error.operation() == farspace::WRITE_OUT && interrupt::flow().is_continue() {
                 return Failure::output(format!("cannot write {}", out.name), &error.errno().into());
             }
@@ -75,6 +92,22 @@ impl Attached {
             }
         }
     }
+}
+
+/// Makes a regular file as long as it will be, so that it can be written from both ends; returns where the bytes go,
+/// or `None` for everything else, and for a file that has more after that place.
+fn prepare_file(fd: BorrowedFd<'_>, total: u64) -> Option<u64> {
+    let stat = rustix::fs::fstat(fd).ok()?;
+    let is_append = rustix::fs::fcntl_getfl(fd).ok()?.contains(OFlags::APPEND);
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || is_append {
+        return None;
+    }
+    let start = rustix::fs::tell(fd).ok()?;
+    if stat.st_size as u64 != start {
+        return None;
+    }
+    rustix::fs::ftruncate(fd, start + total).ok()?;
+    Some(start)
 }
 
 /// The library describes the failure itself; its errno and its refusal decide the exit code.
