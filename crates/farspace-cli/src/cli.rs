@@ -185,6 +185,9 @@ pub(crate) struct TargetArgs {
     /// Memory that is written all the time; 0 for a target that idles
     #[arg(long, default_value = "0", value_parser = units::parse_size)]
     pub(crate) hot: u64,
+    /// Do not measure gaps: no thread of the target wakes up by itself
+    #[arg(long)]
+    pub(crate) asleep: bool,
 }
 
 /// The consistency levels.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use super::report::{Report, Unit};
 use super::transfers::huge_bytes;
 use super::{Scale, fits, size_name, skip};
-use crate::demo::client::{Pages, Request, SampleTarget};
+use crate::demo::client::{Life, Pages, Request, SampleTarget};
 use crate::demo::room;
 use crate::engine::{Attached, DumpOutcome};
 use crate::interrupt;
@@ -31,7 +31,7 @@ pub(super) fn measure(scale: Scale, report: &mut Report) -> anyhow::Result<()> {
 
 /// The stop of attaching: as the library measured it, and as the target saw it.
 fn attaches(scale: Scale, size: u64, report: &mut Report) -> anyhow::Result<()> {
-    let mut target = SampleTarget::start(size, 0, Pages::Default)?;
+    let mut target = SampleTarget::start(size, 0, Pages::Default, Life::Watching)?;
     let (mut stops, mut gaps) = (Vec::new(), Vec::new());
     for _ in 0..scale.attaches {
         interrupt::check()?;
@@ -55,7 +55,7 @@ fn dumps(scale: Scale, core: &Path, report: &mut Report) -> anyhow::Result<()> {
     // gcore takes seconds; three pairs show enough.
     let nr_pairs = scale.pairs.min(3);
     for (pages, suffix) in [(Pages::Default, "4k"), (Pages::Huge, "huge")] {
-        let mut target = SampleTarget::start(scale.target_bytes, 0, pages)?;
+        let mut target = SampleTarget::start(scale.target_bytes, 0, pages, Life::Watching)?;
         if pages == Pages::Huge && huge_bytes(target.pid()) < scale.target_bytes / 2 {
             skip("dump-*-huge", "the target got no transparent huge pages; see farspace doctor");
             continue;
@@ -81,7 +81,7 @@ fn peak_memory(scale: Scale, core: &Path, report: &mut Report) -> anyhow::Result
         if !fits(size) {
             continue;
         }
-        let target = SampleTarget::start(size, 0, Pages::Default)?;
+        let target = SampleTarget::start(size, 0, Pages::Default, Life::Watching)?;
         let outcome = dump(target.pid(), "snapshot", core)?;
         let peak = outcome.peak_memory_bytes as f64 / f64::from(1 << 20);
         report.add(format!("dump-peak-memory-{}", size_name(size)), Unit::MiB, &[peak]);

@@ -11,7 +11,7 @@ use super::report::{Report, Unit};
 use super::sinks::{Kind, Sink};
 use super::{Scale, fits, size_name, skip};
 use crate::demo::baseline;
-use crate::demo::client::{Pages, SampleTarget};
+use crate::demo::client::{Life, Pages, SampleTarget};
 use crate::engine::Attached;
 use crate::interrupt;
 use crate::units::gb_per_s;
@@ -21,7 +21,7 @@ type Transfer<'a> = &'a mut dyn FnMut(&Sink) -> anyhow::Result<u64>;
 
 /// Adds a pair of rows for every sink, and the curve.
 pub(super) fn measure(scale: Scale, disk: &Path, report: &mut Report) -> anyhow::Result<()> {
-    let target = SampleTarget::start(scale.target_bytes, 0, Pages::Default)?;
+    let target = SampleTarget::start(scale.target_bytes, 0, Pages::Default, Life::Asleep)?;
     for kind in [Kind::DevNull, Kind::Tcp, Kind::Unix, Kind::Tmpfs, Kind::PageCache, Kind::Direct] {
         let suffix = if kind == Kind::DevNull { "devnull-4k".to_owned() } else { kind.name().to_owned() };
         if let Err(error) = Sink::open(kind, disk).map(Sink::finish) {
@@ -37,7 +37,7 @@ pub(super) fn measure(scale: Scale, disk: &Path, report: &mut Report) -> anyhow:
 
 /// Huge pages, if the system gives any.
 fn huge(scale: Scale, disk: &Path, report: &mut Report) -> anyhow::Result<()> {
-    let target = SampleTarget::start(scale.target_bytes, 0, Pages::Huge)?;
+    let target = SampleTarget::start(scale.target_bytes, 0, Pages::Huge, Life::Asleep)?;
     if huge_bytes(target.pid()) < scale.target_bytes / 2 {
         skip("devnull-huge", "the target got no transparent huge pages; see farspace doctor");
     } else {
@@ -88,7 +88,7 @@ fn curve(scale: Scale, disk: &Path, report: &mut Report) -> anyhow::Result<()> {
         if !fits(size) {
             continue;
         }
-        let target = SampleTarget::start(size, 0, Pages::Default)?;
+        let target = SampleTarget::start(size, 0, Pages::Default, Life::Asleep)?;
         let ranges = [static_range(&target)];
         let mut attached = Attached::new(target.pid(), None)?;
         let mut samples = Vec::new();

@@ -8,7 +8,7 @@ use farspace_abi::RemoteIoVec;
 use serde::Serialize;
 
 use crate::cli::{DemoArgs, LevelArg};
-use crate::demo::client::{Pages, Request, SampleTarget};
+use crate::demo::client::{Life, Pages, Request, SampleTarget};
 use crate::demo::dump_file::DumpFile;
 use crate::demo::pattern::HotVerdict;
 use crate::demo::{baseline, room};
@@ -111,7 +111,7 @@ fn measure(args: &DemoArgs, parent: &Path, dir: &Path, format: Format) -> anyhow
     tell(format, &format!("Starting a target of {} that never stops writing.", units::size(args.size)));
     // One sixteenth changes all the time.
     let hot = args.size / 16;
-    let target = SampleTarget::start(args.size - hot, hot, Pages::Default)?;
+    let target = SampleTarget::start(args.size - hot, hot, Pages::Default, Life::Watching)?;
     let mut bench = Bench { target, file: dir.join("copy"), ranges: Vec::new(), mechanism: String::new() };
     bench.target.ask(Request::Reset)?;
     std::thread::sleep(QUIET);

@@ -20,6 +20,15 @@ pub(crate) enum Pages {
     Huge,
 }
 
+/// What the target does while it is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It measures how long it is kept from running, which takes some CPU.
+    Watching,
+    /// Nothing: the CPUs are free for what is measured.
+    Asleep,
+}
+
 /// A running sample target; it is killed on drop.
 #[derive(Debug)]
 pub(crate) struct SampleTarget {
@@ -32,7 +41,7 @@ pub(crate) struct SampleTarget {
 
 impl SampleTarget {
     /// Starts one and waits until its memory is filled.
-    pub(crate) fn start(static_bytes: u64, hot_bytes: u64, pages: Pages) -> anyhow::Result<Self> {
+    pub(crate) fn start(static_bytes: u64, hot_bytes: u64, pages: Pages, life: Life) -> anyhow::Result<Self> {
         let mut command = Command::new("/proc/self/exe");
         command.arg("demo-target").args([
             "--size",
@@ -40,6 +49,9 @@ impl SampleTarget {
             "--hot",
             &hot_bytes.to_string(),
         ]);
+        if life == Life::Asleep {
+            command.arg("--asleep");
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         if pages == Pages::Huge {
             command.env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");

@@ -35,7 +35,9 @@ pub(crate) fn run(args: &TargetArgs) -> anyhow::Result<()> {
     let longest = LongestGap::default();
     let disturbed = block_some_threads()?;
     let (meter, watched) = (longest.clone(), NAP);
-    spawn("watcher", move || watch(meter, watched))?;
+    if !args.asleep {
+        spawn("watcher", move || watch(meter, watched))?;
+    }
     if !hot.is_empty() {
         let (hot, generation, longest) = (Arc::clone(&hot), Arc::clone(&generation), longest.clone());
         spawn("writer", move || write_forever(&hot, &generation, longest))?;
