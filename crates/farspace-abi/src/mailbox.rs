@@ -78,7 +78,7 @@ pub mod op {
     pub const SYSCALL: u32 = 1;
     /// args: pipe descriptor, flags. One vmsplice(2) of `iov`; bytes or `-errno`.
     pub const VMSPLICE: u32 = 2;
-    /// args: pipe descriptor. vmsplice(2) of all of `iov`, waiting for the reader as often as needed; 0 or
+    /// args: pipe descriptor, how often to look at a full pipe before sleeping. vmsplice(2) of all of `iov`, waiting for the reader as often as needed; 0 or
     /// `-errno`, with the bytes moved in [`Answer::moved`](super::Answer::moved).
     pub const STREAM: u32 = 3;
     /// Receives one descriptor from the socket; its number in the agent's table or `-errno`.

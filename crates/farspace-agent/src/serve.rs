@@ -14,6 +14,11 @@ const EAGAIN: i64 = -11;
 const EINTR: i64 = -4;
 const ENOSYS: i64 = -38;
 const POLLIN: i16 = 1;
+const SPLICE_F_NONBLOCK: u64 = 2;
+/// Bounds what a request may ask for.
+const MAX_LOOKS: u64 = 1024;
+/// Pauses between two looks at a full pipe: about 1 us.
+const BETWEEN_LOOKS: u32 = 16;
 const PR_SET_PDEATHSIG: u64 = 1;
 const SIGKILL: u64 = 9;
 
@@ -211,18 +216,29 @@ unsafe fn stream(mailbox: &Mailbox) -> i64 {
     let mut moved = 0u64;
     mailbox.answer.moved.store(0, Ordering::Relaxed);
     let mut index = 0u64;
+    let may_look = mailbox.body.args[1].load(Ordering::Relaxed).min(MAX_LOOKS);
+    let mut looks = may_look;
     while index < count {
+        let flags = if looks > 0 { SPLICE_F_NONBLOCK } else { 0 };
         // SAFETY: `index < count <= MAX_IOV`; the call only reads the ranges, and checks them.
         let done = unsafe {
             let first = mailbox.iov.as_ptr().add(index as usize);
-            syscall(nr::VMSPLICE, [fd, first as u64, count - index, 0, 0, 0])
+            syscall(nr::VMSPLICE, [fd, first as u64, count - index, flags, 0, 0])
         };
-        if done <= 0 {
-            if done == EINTR || done == EAGAIN {
-                continue;
+        if done == EAGAIN {
+            looks = looks.saturating_sub(1);
+            for _ in 0..BETWEEN_LOOKS {
+                spin_loop();
             }
+            continue;
+        }
+        if done == EINTR {
+            continue;
+        }
+        if done <= 0 {
             return done;
         }
+        looks = may_look;
         moved = moved.wrapping_add(done as u64);
         mailbox.answer.moved.store(moved, Ordering::Relaxed);
         let mut left = done as u64;

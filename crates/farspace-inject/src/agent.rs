@@ -76,6 +76,11 @@ impl Agent {
         self.placement == placement::THREAD
     }
 
+    /// True if there is a CPU for each side to look for the other without sleeping.
+    pub fn may_spin(&self) -> bool {
+        self.spin > 0
+    }
+
     /// Readable once the agent has ended.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.agent_pidfd.as_fd()

@@ -59,13 +59,15 @@ impl<'a> Channel<'a> {
         }
     }
 
-    /// Starts to map all ranges into a pipe, waiting for its reader whenever it is full.
+    /// Starts to map all ranges into a pipe, waiting for its reader whenever it is full: first by looking for it so
+    /// many times, about 1 us apart (never on a single CPU), then asleep.
     ///
     /// # Errors
     ///
     /// The agent is gone.
-    pub fn start_stream(self, pipe: &RemoteFd, ranges: &[RemoteIoVec]) -> Result<Pending<'a>> {
-        self.request(op::STREAM, &[pipe.number as u64], ranges)
+    pub fn start_stream(self, pipe: &RemoteFd, ranges: &[RemoteIoVec], looks: u32) -> Result<Pending<'a>> {
+        let looks = if self.agent.spin > 0 { looks } else { 0 };
+        self.request(op::STREAM, &[pipe.number as u64, u64::from(looks)], ranges)
     }
 
     /// Forks the snapshot child (only on the agent's own channel); its pid in the target's namespace.
