@@ -162,6 +162,34 @@ impl FileWindow {
     }
 }
 
+impl FileWindow {
+    /// Copies into the window from another process with process_vm_readv(2) until it is full; returns the bytes
+    /// copied.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT, EPERM, ESRCH as in the man page.
+    pub fn fill_by_readv(&mut self, pid: i32, from: RemoteAddr) -> std::result::Result<u64, Errno> {
+        let mut done = 0;
+        while done < self.len {
+            let remote = RemoteIoVec::new(from.0 + done as u64, (self.len - done) as u64);
+            // SAFETY: the local range is what is left of this value's own mapping, of which no reference exists;
+            // `RemoteIoVec` is laid out as `struct iovec`, and its address is only used in the other process.
+            let n = unsafe {
+                let to = self.base.byte_add(self.skip + done);
+                let local = libc::iovec { iov_base: to, iov_len: self.len - done };
+                libc::process_vm_readv(pid, &raw const local, 1, (&raw const remote).cast(), 1, 0)
+            };
+            match n {
+                0 => break,
+                n if n > 0 => done += n as usize,
+                _ => return Err(Error::last("read memory", pid).errno),
+            }
+        }
+        Ok(done as u64)
+    }
+}
+
 impl Drop for FileWindow {
     fn drop(&mut self) {
         // SAFETY: the mapping is this value's own, and no reference to it exists.

@@ -3,8 +3,9 @@
 //! Most of the time of a write into the page cache goes into allocating and locking pages, not into copying, and
 //! the writer holds the file's lock all the while. A second writer gains nothing, but a second thread that stores
 //! into a mapping of the file needs no such lock. So the near end of the work is spliced, without a copy by this
-//! process, and the far end is copied by a helper thread from /proc/PID/mem into a window of the mapped file,
-//! until the two meet. (Never by process_vm_readv(2), which would unshare the pages of a snapshot.)
+//! process, and the far end is copied by a helper thread into a window of the mapped file, until the two meet: by
+//! process_vm_readv(2) from the target itself, and from /proc/PID/mem, which is slower but doesn't unshare the pages,
+//! from a snapshot.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use farspace_abi::{RemoteAddr, RemoteIoVec};
 use farspace_sys::memory::{FileWindow, Memory};
 use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
 
 use crate::Extent;
 
@@ -22,6 +24,24 @@ const NEAR_BYTES: u64 = 16 << 20;
 const FAR_BYTES: u64 = 2 << 20;
 /// Less than this isn't worth a thread.
 const WORTHWHILE: u64 = 8 << 20;
+
+/// How the far end is copied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum FarCopy<'a> {
+    /// process_vm_readv(2).
+    ReadV(i32),
+    /// /proc/PID/mem.
+    Memory(&'a Memory),
+}
+
+impl FarCopy<'_> {
+    fn fill(self, window: &mut FileWindow, from: RemoteAddr) -> std::result::Result<u64, Errno> {
+        match self {
+            Self::ReadV(pid) => window.fill_by_readv(pid, from),
+            Self::Memory(memory) => memory.read_into(from, window),
+        }
+    }
+}
 
 /// A list of ranges of the target, each with its place in a file, as one sequence of bytes.
 #[derive(Debug)]
@@ -101,7 +121,7 @@ impl Work {
     }
 
     /// Copies from the far end until the ends meet, or something can't be copied: then the near end gets there.
-    pub(crate) fn copy_far_end(&self, memory: &Memory, file: &OwnedFd) {
+    pub(crate) fn copy_far_end(&self, copy: FarCopy<'_>, file: &OwnedFd) {
         while !self.ended.load(Ordering::Relaxed) {
             let (from, until) = {
                 let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,7 +135,7 @@ impl Work {
             };
             for (range, place) in self.pieces(from, until) {
                 let copied = FileWindow::map(file, place.offset, place.len)
-                    .and_then(|mut window| memory.read_into(range.base, &mut window));
+                    .and_then(|mut window| copy.fill(&mut window, range.base));
                 if copied != Ok(place.len) {
                     // Given back: the near end splices it, and finds out what is wrong.
                     self.left.lock().unwrap_or_else(PoisonError::into_inner).1 = until;

@@ -9,6 +9,7 @@ use farspace_sys::memory::Memory;
 use farspace_sys::{pidfd, process};
 use rustix::io::Errno;
 
+use crate::share::FarCopy;
 use crate::target::BoundedPipe;
 use crate::transfer::{Progress, Sink, Source, Transfer};
 use crate::{Error, Result};
@@ -71,7 +72,8 @@ impl<'a> Snapshot<'a> {
         let channel = self.agent.snapshot_channel();
         let memory =
             self.memory.as_ref().ok_or_else(|| Error::new("read the snapshot", self.target, Errno::SRCH))?;
-        let source = Source::Pages { channel, pipe: self.pipe, agent: self.agent, memory };
+        let source =
+            Source::Pages { channel, pipe: self.pipe, agent: self.agent, far: FarCopy::Memory(memory) };
         source.transfer(self.target, ranges, sink, progress)
     }
 }

@@ -12,6 +12,7 @@ use farspace_sys::process::Mapping;
 use farspace_sys::{memory, pipe};
 use rustix::io::Errno;
 
+use crate::share::FarCopy;
 use crate::transfer::{Progress, Sink, Source, Transfer};
 use crate::{Error, Mechanism, Report, Result, Snapshot, SpliceFlags, copy};
 
@@ -47,7 +48,7 @@ pub struct Target {
 /// The ways to reach the memory.
 #[derive(Debug)]
 enum Reach {
-    Agent(Arc<Agent>, Memory),
+    Agent(Arc<Agent>),
     Copy(Memory),
     ReadV,
 }
@@ -108,7 +109,7 @@ impl Target {
                 match inject::infect(pid, options.stop_timeout) {
                     Ok((agent, held)) => {
                         stop = held;
-                        (Reach::Agent(agent, Memory::open(pid)?), Mechanism::Agent)
+                        (Reach::Agent(agent), Mechanism::Agent)
                     }
                     Err(error) if wanted.is_some() || matches!(error, inject::Error::Gone { .. }) => {
                         return Err(error.into());
@@ -150,7 +151,7 @@ impl Target {
         if iov.len() > farspace_abi::mailbox::MAX_IOV {
             return Err(Error::new("map the memory", self.pid, Errno::INVAL));
         }
-        let Reach::Agent(agent, _) = &self.reach else { return copy::vmsplice(self.pid, pipe, iov, flags) };
+        let Reach::Agent(agent) = &self.reach else { return copy::vmsplice(self.pid, pipe, iov, flags) };
         agent.check()?;
         let remote = agent.send_fd(pipe)?;
         loop {
@@ -190,9 +191,9 @@ impl Target {
     ) -> Result<Transfer> {
         self.open_pipe()?;
         let source = match (&self.reach, &self.pipe) {
-            (Reach::Agent(agent, memory), Some(pipe)) => {
+            (Reach::Agent(agent), Some(pipe)) => {
                 agent.check()?;
-                Source::Pages { channel: agent.channel(), pipe, agent, memory }
+                Source::Pages { channel: agent.channel(), pipe, agent, far: FarCopy::ReadV(self.pid) }
             }
             (Reach::Copy(memory), _) => Source::Memory(memory),
             _ => Source::ReadV,
@@ -202,7 +203,7 @@ impl Target {
 
     /// True for the mappings that farspace itself has made in the target.
     pub fn owns(&self, mapping: &Mapping) -> bool {
-        matches!(&self.reach, Reach::Agent(agent, _) if agent.owns(mapping))
+        matches!(&self.reach, Reach::Agent(agent) if agent.owns(mapping))
     }
 
     /// Stops all threads of the target until the result is dropped or thawed.
@@ -212,7 +213,7 @@ impl Target {
     /// Refused: traced, or a thread that doesn't stop. ESRCH.
     pub fn freeze(&self, timeout: Duration) -> Result<Frozen> {
         let agent = match &self.reach {
-            Reach::Agent(agent, _) => Some(agent.agent_pid()),
+            Reach::Agent(agent) => Some(agent.agent_pid()),
             _ => None,
         };
         Ok(Frozen::stop(self.pid, agent, timeout)?)
@@ -229,7 +230,7 @@ impl Target {
     pub fn snapshot(&mut self) -> Result<Snapshot<'_>> {
         self.open_pipe()?;
         match (&self.reach, &self.pipe) {
-            (Reach::Agent(agent, _), Some(pipe)) => {
+            (Reach::Agent(agent), Some(pipe)) => {
                 agent.check()?;
                 Snapshot::fork(self.pid, agent, pipe)
             }
@@ -238,7 +239,7 @@ impl Target {
     }
 
     fn open_pipe(&mut self) -> Result<()> {
-        if let (Reach::Agent(agent, _), None) = (&self.reach, &self.pipe) {
+        if let (Reach::Agent(agent), None) = (&self.reach, &self.pipe) {
             let (read, write, room) = pipe::with_room(self.pipe_bytes)
                 .map_err(|e| Error::new("make a pipe for the memory", self.pid, e))?;
             let write = agent.send_fd(write.as_fd())?;
@@ -255,7 +256,7 @@ impl Target {
     pub fn detach(mut self) -> Result<()> {
         self.pipe = None;
         match &self.reach {
-            Reach::Agent(agent, _) => Ok(agent.leave()?),
+            Reach::Agent(agent) => Ok(agent.leave()?),
             _ => Ok(()),
         }
     }

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::AddressFamily;
 use rustix::pipe::{SpliceFlags, splice};
 
-use crate::share::{Work, locate};
+use crate::share::{FarCopy, Work, locate};
 use crate::target::BoundedPipe;
 use crate::{Error, Result};
 
@@ -146,7 +146,7 @@ pub struct Transfer {
 /// Where the bytes come from.
 pub(crate) enum Source<'a> {
     /// A task in the address space maps its pages into the pipe.
-    Pages { channel: Channel<'a>, pipe: &'a BoundedPipe, agent: &'a Arc<Agent>, memory: &'a Memory },
+    Pages { channel: Channel<'a>, pipe: &'a BoundedPipe, agent: &'a Arc<Agent>, far: FarCopy<'a> },
     /// /proc/PID/mem.
     Memory(&'a Memory),
     /// process_vm_readv(2).
@@ -211,17 +211,17 @@ impl Source<'_> {
         sink: &mut Sink<'_>,
         progress: Progress<'_>,
     ) -> Result<Transfer> {
-        let memory = match self {
-            Self::Pages { memory, .. } => Some(*memory),
-            Self::Memory(memory) => Some(*memory),
+        let copy = match self {
+            Self::Pages { far, .. } => Some(*far),
+            Self::Memory(memory) => Some(FarCopy::Memory(memory)),
             Self::ReadV => None,
         };
         let file = sink.fd.try_clone_to_owned().ok();
         let near = std::thread::scope(|scope| {
-            if let (Some(memory), Some(file)) = (memory, &file) {
+            if let (Some(copy), Some(file)) = (copy, &file) {
                 // Without the thread the near end simply gets there by itself.
                 let helper = std::thread::Builder::new().name("farspace-copy".to_owned());
-                let _ = helper.spawn_scoped(scope, move || work.copy_far_end(memory, file));
+                let _ = helper.spawn_scoped(scope, move || work.copy_far_end(copy, file));
             }
             let done = self.near_end(pid, work, sink, progress);
             work.ended.store(true, Ordering::Relaxed);
@@ -230,6 +230,12 @@ impl Source<'_> {
         let near = near?;
         if near.stopped.is_some() {
             return Ok(near);
+        }
+        if let Self::Pages { agent, far: FarCopy::ReadV(_), .. } = self
+            && work.copied.load(Ordering::Relaxed) > 0
+        {
+            // That went by pid: it must have been the same program to the end.
+            agent.check()?;
         }
         let total = ranges.iter().map(|range| range.len).sum();
         Ok(Transfer { bytes: total, stopped: None })
