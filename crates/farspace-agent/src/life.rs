@@ -1,4 +1,6 @@
 //! From the first instruction of the agent to its last.
+//!
+//! Invariants: SAFETY.md, 4, 5, 6 and 8.
 
 use core::mem::offset_of;
 use core::ptr;

@@ -1,4 +1,6 @@
 //! The request loop, shared by the agent and the snapshot child.
+//!
+//! Invariants: SAFETY.md, 8 and 11.
 
 use core::hint::spin_loop;
 use core::ptr;

@@ -1,4 +1,6 @@
 //! Reading and writing another process's memory by copy.
+//!
+//! Invariants: SAFETY.md, 11 and 12.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd};

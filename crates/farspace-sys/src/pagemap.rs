@@ -1,4 +1,6 @@
 //! Which pages of a process are there (PAGEMAP_SCAN, Documentation/admin-guide/mm/pagemap.rst).
+//!
+//! Invariants: SAFETY.md, 12.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;

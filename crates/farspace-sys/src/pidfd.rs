@@ -1,4 +1,6 @@
 //! pidfds: open, take a descriptor, wait for the end.
+//!
+//! Invariants: SAFETY.md, 7.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;

@@ -1,4 +1,6 @@
 //! vmsplice(2), splice(2) and pipe sizes.
+//!
+//! Invariants: SAFETY.md, 12.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 

@@ -1,4 +1,6 @@
 //! Memory shared with the agent.
+//!
+//! Invariants: SAFETY.md, 11.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr;

@@ -1,4 +1,6 @@
 //! The copying fallbacks: the same results as without a copy, but for the copy.
+//!
+//! Invariants: SAFETY.md, 12.
 
 use std::os::fd::BorrowedFd;
 

@@ -1,4 +1,6 @@
 //! The system call's own shape.
+//!
+//! Invariants: SAFETY.md, 12.
 
 use std::os::fd::BorrowedFd;
 

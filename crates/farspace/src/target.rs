@@ -29,7 +29,7 @@ pub struct AttachOptions {
 
 impl Default for AttachOptions {
     fn default() -> Self {
-        Self { mechanism: None, stop_timeout: Duration::from_secs(2), pipe_bytes: 1 << 20 }
+        Self { mechanism: None, stop_timeout: Duration::from_secs(2), pipe_bytes: 2 << 20 }
     }
 }
 

@@ -1,4 +1,6 @@
 //! A kernel that has process_vmsplice as a system call.
+//!
+//! Invariants: SAFETY.md, 12.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 

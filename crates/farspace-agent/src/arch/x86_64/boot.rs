@@ -16,6 +16,8 @@
 //!
 //! If the host dies at any point the thread goes through to the end, waits in vain for `go_timeout`, loads its
 //! registers from the context and continues where it was.
+//!
+//! Invariants: SAFETY.md, 1, 2, 4 and 5.
 
 use core::arch::global_asm;
 use core::mem::offset_of;

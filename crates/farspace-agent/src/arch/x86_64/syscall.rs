@@ -1,4 +1,6 @@
 //! The system call instruction, and leaving for good.
+//!
+//! Invariants: SAFETY.md, 8.
 
 use core::arch::asm;
 
