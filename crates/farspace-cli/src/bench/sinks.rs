@@ -9,6 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
+use rustix::pipe::{SpliceFlags, splice};
+
 use crate::engine::Output;
 use crate::failure::{Failure, eprint_line};
 
@@ -16,7 +18,10 @@ use crate::failure::{Failure, eprint_line};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     DevNull,
+    /// TCP, to a receiver that copies the bytes into its memory.
     Tcp,
+    /// TCP, to a receiver that splices the bytes onward, as a relay or a page server does.
+    TcpOnward,
     Unix,
     Tmpfs,
     PageCache,
@@ -29,6 +34,7 @@ impl Kind {
         match self {
             Self::DevNull => "devnull",
             Self::Tcp => "tcp",
+            Self::TcpOnward => "tcp-onward",
             Self::Unix => "unix",
             Self::Tmpfs => "tmpfs",
             Self::PageCache => "file",
@@ -61,7 +67,8 @@ impl Sink {
         let name = kind.name().to_owned();
         let opened = match kind {
             Kind::DevNull => File::options().write(true).open("/dev/null").map(|f| (f.into(), None, None)),
-            Kind::Tcp => tcp().map(|(fd, reader)| (fd, Some(reader), None)),
+            Kind::Tcp => tcp(drain).map(|(fd, reader)| (fd, Some(reader), None)),
+            Kind::TcpOnward => tcp(pass_on).map(|(fd, reader)| (fd, Some(reader), None)),
             Kind::Unix => unix().map(|(fd, reader)| (fd, Some(reader), None)),
             Kind::Tmpfs => file(Path::new("/dev/shm"), 0),
             Kind::PageCache => file(disk, 0),
@@ -87,11 +94,13 @@ impl Sink {
 
 type Opened = (OwnedFd, Option<JoinHandle<io::Result<u64>>>, Option<PathBuf>);
 
-fn tcp() -> io::Result<(OwnedFd, JoinHandle<io::Result<u64>>)> {
+type Reader = JoinHandle<io::Result<u64>>;
+
+fn tcp(reader: fn(TcpStream) -> Reader) -> io::Result<(OwnedFd, Reader)> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let stream = TcpStream::connect(listener.local_addr()?)?;
     let (peer, _) = listener.accept()?;
-    Ok((stream.into(), drain(peer)))
+    Ok((stream.into(), reader(peer)))
 }
 
 fn unix() -> io::Result<(OwnedFd, JoinHandle<io::Result<u64>>)> {
@@ -109,6 +118,28 @@ fn drain(mut from: impl Read + Send + 'static) -> JoinHandle<io::Result<u64>> {
                 0 => return Ok(total),
                 len => total += len as u64,
             }
+        }
+    })
+}
+
+/// Splices to /dev/null: the pages go on without being looked at.
+fn pass_on(from: TcpStream) -> Reader {
+    thread::spawn(move || {
+        let null = File::options().write(true).open("/dev/null")?;
+        let (read, write) = rustix::pipe::pipe()?;
+        // Less room is slower, not wrong.
+        let room = rustix::pipe::fcntl_setpipe_size(&write, 1 << 20).unwrap_or(64 << 10);
+        let mut total = 0;
+        loop {
+            let len = match splice(&from, None, &write, None, room, SpliceFlags::MOVE)? {
+                0 => return Ok(total),
+                len => len,
+            };
+            let mut left = len;
+            while left > 0 {
+                left -= splice(&read, None, &null, None, left, SpliceFlags::MOVE)?;
+            }
+            total += len as u64;
         }
     })
 }

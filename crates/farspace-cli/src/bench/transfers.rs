@@ -22,7 +22,9 @@ type Transfer<'a> = &'a mut dyn FnMut(&Sink) -> anyhow::Result<u64>;
 /// Adds a pair of rows for every sink, and the curve.
 pub(super) fn measure(scale: Scale, disk: &Path, report: &mut Report) -> anyhow::Result<()> {
     let target = SampleTarget::start(scale.target_bytes, 0, Pages::Default, Life::Asleep)?;
-    for kind in [Kind::DevNull, Kind::Tcp, Kind::Unix, Kind::Tmpfs, Kind::PageCache, Kind::Direct] {
+    for kind in
+        [Kind::DevNull, Kind::Tcp, Kind::TcpOnward, Kind::Unix, Kind::Tmpfs, Kind::PageCache, Kind::Direct]
+    {
         let suffix = if kind == Kind::DevNull { "devnull-4k".to_owned() } else { kind.name().to_owned() };
         if let Err(error) = Sink::open(kind, disk).map(Sink::finish) {
             skip(&suffix, &error.to_string());
@@ -114,7 +116,7 @@ fn rate(kind: Kind, disk: &Path, transfer: Transfer<'_>) -> anyhow::Result<f64> 
     let written = start.elapsed();
     sink.finish().context("finish a transfer")?;
     let received = start.elapsed();
-    let time = if matches!(kind, Kind::Tcp | Kind::Unix) { received } else { written };
+    let time = if matches!(kind, Kind::Tcp | Kind::TcpOnward | Kind::Unix) { received } else { written };
     Ok(gb_per_s(bytes, time))
 }
 
