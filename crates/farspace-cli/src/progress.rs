@@ -10,6 +10,7 @@ use crate::interrupt;
 /// A bar with bytes, rate and time left, on stderr.
 pub(crate) struct Progress {
     bar: ProgressBar,
+    is_wanted: bool,
 }
 
 impl Progress {
@@ -17,16 +18,21 @@ impl Progress {
     pub(crate) fn new(what: &str) -> Self {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         if !std::io::stderr().is_terminal() || dumb {
-            return Self { bar: ProgressBar::hidden() };
+            return Self { bar: ProgressBar::hidden(), is_wanted: false };
         }
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let bar = ProgressBar::hidden();
         bar.set_style(style());
         bar.set_message(what.to_owned());
-        Self { bar }
+        Self { bar, is_wanted: true }
     }
 
     /// Shows how far it is; breaks the work off if the user asked for that.
     pub(crate) fn update(&self, done_bytes: u64, total_bytes: u64) -> ControlFlow<()> {
+        if self.is_wanted && self.bar.is_hidden() {
+            // Shown once there is something to show; what came before is no part of the rate.
+            self.bar.reset();
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
         self.bar.set_length(total_bytes);
         self.bar.set_position(done_bytes);
         interrupt::flow()

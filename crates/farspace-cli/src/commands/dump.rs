@@ -58,8 +58,11 @@ fn warn(outcome: &DumpOutcome, verbose: bool) {
     if verbose {
         outcome.weaker.iter().for_each(|range| eprint_line(&format!("weaker guarantee: {range}")));
     } else if !outcome.weaker.is_empty() {
-        let nr = outcome.weaker.len();
-        eprint_line(&format!("{nr} ranges have a weaker guarantee than the level's; --verbose names them"));
+        let ranges = match outcome.weaker.len() {
+            1 => "1 range has".to_owned(),
+            nr => format!("{nr} ranges have"),
+        };
+        eprint_line(&format!("{ranges} a weaker guarantee than the level's; --verbose says why"));
     }
 }
 
