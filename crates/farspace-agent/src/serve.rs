@@ -9,8 +9,8 @@ use core::sync::atomic::Ordering;
 use farspace_abi::boot::AGENT_SOCKET_FD;
 use farspace_abi::mailbox::{MAX_IOV, Mailbox, op};
 
+use crate::arch::nr;
 use crate::arch::syscall::syscall;
-use crate::life::nr;
 
 const EAGAIN: i64 = -11;
 const EINTR: i64 = -4;

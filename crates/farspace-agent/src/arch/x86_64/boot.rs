@@ -25,7 +25,8 @@ use core::mem::offset_of;
 use farspace_abi::boot::{BootContext, NOT_IN_A_REAPER, placement};
 use farspace_abi::region::{DATA_BYTES, REGION_BYTES};
 
-use super::super::life::{agent_main, nr};
+use super::super::life::agent_main;
+use super::nr;
 
 /// CLOSE_RANGE_UNSHARE: a table of the caller's own, without copying what is closed (close_range(2)).
 const CLOSE_RANGE_UNSHARE: u32 = 2;

@@ -1,4 +1,5 @@
 //! x86-64.
 
 mod boot;
+pub(crate) mod nr;
 pub(crate) mod syscall;
