@@ -69,7 +69,7 @@ fn blocking_calls() {
     // short at any interruption: the kernel keeps no way to go on, and write(2) promises none.
     let others = ["vfork", "write-pipe-partial"];
     for kind in BLOCKING_KINDS.iter().filter(|kind| !others.contains(&kind.name)) {
-        let late = if begins_anew.contains(&kind.name) { "1500" } else { "250" };
+        let late = if begins_anew.contains(&kind.name) { "10000" } else { "3000" };
         let Some(victim) = victim::spawn("blocking", &[kind.name, "--ms", "500", "--late-ms", late]) else {
             continue;
         };

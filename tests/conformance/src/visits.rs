@@ -133,7 +133,9 @@ fn hazard(name: &str, args: &[&str], ends: Ends) -> Outcome {
 }
 
 fn blocking(kind: &str) -> Outcome {
-    let mut victim = Victim::spawn("blocking", &[kind, "--ms", "600"])?;
+    // Some timeouts begin anew at each visit, and twenty visits take long on a busy machine: early ends, EINTR and
+    // hangs are the harm that is looked for.
+    let mut victim = Victim::spawn("blocking", &[kind, "--ms", "600", "--late-ms", "10000"])?;
     // Nobody can stop the parent of a vfork child: once is enough, for it takes its time.
     let visited =
         if kind == "vfork" { visit(victim.pid(), Ends::Served) } else { visits(victim.pid(), Ends::Pages) };

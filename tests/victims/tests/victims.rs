@@ -58,7 +58,7 @@ fn ended_and_traced_ones() {
 #[test]
 fn every_blocking_call_returns_undisturbed() -> Result<(), Failure> {
     for kind in BLOCKING_KINDS {
-        let mut victim = Victim::spawn("blocking", &[kind.name, "--ms", "50"])?;
+        let mut victim = Victim::spawn("blocking", &[kind.name, "--ms", "50", "--late-ms", "5000"])?;
         victim.release()?;
         victim.finish()?;
     }
