@@ -194,11 +194,6 @@ impl Agent {
             || mapping.inode == self.shared.inode() && mapping.name.starts_with(b"/memfd:farspace-mailbox")
     }
 
-    /// True once the agent was told to leave.
-    pub fn has_left(&self) -> bool {
-        self.gone.load(Ordering::Relaxed)
-    }
-
     pub(crate) fn error(&self, operation: &'static str, errno: Errno) -> Error {
         Error::Agent { pid: self.pid, operation, errno }
     }

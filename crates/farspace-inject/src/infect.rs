@@ -144,20 +144,17 @@ pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Resu
         _ => pidfd::open(agent_pid)?,
     };
     let socket = pidfd::take_fd(agent_pidfd.as_fd(), agent_pid, HOST_SOCKET_FD)?;
-    let fds = [
-        shared.memfd().as_fd().try_clone_to_owned().map_err(|_| host_error(pid, Errno::MFILE))?,
-        bells[0].ring.try_clone().map_err(|_| host_error(pid, Errno::MFILE))?,
-        bells[1].ring.try_clone().map_err(|_| host_error(pid, Errno::MFILE))?,
-        bells[0].answer.try_clone().map_err(|_| host_error(pid, Errno::MFILE))?,
-        bells[1].answer.try_clone().map_err(|_| host_error(pid, Errno::MFILE))?,
-        target,
-    ];
-    let borrowed_fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-    send_fds(socket.as_fd(), &borrowed_fds).map_err(|errno| Error::Agent {
+    let [own, snapshot] = &bells;
+    let memfd = shared.memfd();
+    let fds = [&own.ring, &snapshot.ring, &own.answer, &snapshot.answer, &target];
+    let fds: Vec<_> = std::iter::once(memfd.as_fd()).chain(fds.map(AsFd::as_fd)).collect();
+    send_fds(socket.as_fd(), &fds).map_err(|errno| Error::Agent {
         pid,
         operation: "take its mailbox",
         errno,
     })?;
+    drop(fds);
+    drop(memfd);
     let agent = Agent {
         pid,
         agent_pid,

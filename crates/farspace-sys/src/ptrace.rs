@@ -261,21 +261,6 @@ impl Stopped {
         Ok(iov.iov_len)
     }
 
-    /// The 128 bytes of siginfo of the stop.
-    ///
-    /// # Errors
-    ///
-    /// ESRCH: gone; EINVAL: a group stop, which has none.
-    pub fn signal_info(&self) -> Result<[u8; 128]> {
-        let mut info = [0u64; 16];
-        request(libc::PTRACE_GETSIGINFO, self.tid, 0, info.as_mut_ptr() as usize, "read signal information")?;
-        let mut bytes = [0; 128];
-        for (to, from) in bytes.chunks_exact_mut(8).zip(info) {
-            to.copy_from_slice(&from.to_ne_bytes());
-        }
-        Ok(bytes)
-    }
-
     /// The thread's blocked signals, one bit each (PTRACE_GETSIGMASK).
     ///
     /// # Errors

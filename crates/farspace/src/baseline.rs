@@ -3,7 +3,8 @@
 //! Benchmarks and the demo run this beside farspace's own path, in the same run and over the same ranges. It is
 //! also the last rung of the fallback ladder.
 
-use farspace_abi::RemoteAddr;
+use farspace_abi::{RemoteAddr, RemoteIoVec};
+use farspace_sys::memory;
 use rustix::io::Errno;
 
 /// Copies the target's bytes from `from` on into `buffer`; a short count means that the next page is not there.
@@ -12,13 +13,8 @@ use rustix::io::Errno;
 ///
 /// ESRCH no such process; EPERM no ptrace access; EFAULT not one byte could be read.
 pub fn process_vm_readv(pid: i32, from: RemoteAddr, buffer: &mut [u8]) -> Result<usize, Errno> {
-    let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    let remote = libc::iovec { iov_base: from.0 as *mut libc::c_void, iov_len: buffer.len() };
-    // SAFETY: the kernel writes at most `buffer.len()` bytes to `buffer`, which is exclusively borrowed; the
-    // remote address means nothing in this process and is only handed to the kernel.
-    let read = unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
-    usize::try_from(read)
-        .map_err(|_| Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
+    let range = RemoteIoVec { base: from, len: buffer.len() as u64 };
+    memory::process_vm_readv(pid, &[range], buffer).map_err(|e| e.errno)
 }
 
 #[cfg(test)]
