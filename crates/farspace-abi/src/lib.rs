@@ -8,7 +8,9 @@
 
 mod addr;
 pub mod boot;
+pub mod exec;
 pub mod mailbox;
 pub mod region;
+pub mod vcpu;
 
 pub use addr::{RemoteAddr, RemoteIoVec};

@@ -1,0 +1,162 @@
+//! The steward's code: system calls on the engine's orders, with nothing but registers.
+//!
+//! It shares its address space with the guest. So it has no stack, reads only pages that are read-only in the space,
+//! and answers through a file offset: whatever the guest writes anywhere, the steward makes the calls that were
+//! ordered and no others. It ends when the engine's end of its socket (descriptor 0) is closed.
+//!
+//! Registers: RBX orders, R12 step, R13 result, R14 index of the step, R15 number of the orders done last.
+
+use core::arch::global_asm;
+
+use farspace_abi::vcpu::{ORDERS, SCRATCH, orders};
+
+global_asm!(
+    ".pushsection .rodata.farspace_steward, \"a\", @progbits",
+    ".balign 64",
+    ".globl farspace_steward",
+    ".hidden farspace_steward",
+    "farspace_steward:",
+    // mmap(ORDERS, 4096, PROT_READ, MAP_SHARED | MAP_FIXED, memory file, 0); SCRATCH likewise, writable.
+    "movabs rdi, {orders}",
+    "mov esi, 0x1000",
+    "mov edx, 1",
+    "mov r10d, 0x11",
+    "mov r8d, 1",
+    "xor r9d, r9d",
+    "mov eax, {mmap}",
+    "syscall",
+    "movabs rdi, {scratch}",
+    "mov esi, 0x1000",
+    "mov edx, 3",
+    "mov r10d, 0x11",
+    "mov r8d, 1",
+    "mov r9d, 0x1000",
+    "mov eax, {mmap}",
+    "syscall",
+    "movabs rbx, {orders}",
+    "xor r15d, r15d",
+    // read(socket, SCRATCH, 64): a message means orders, an end means the end.
+    "1:",
+    "xor edi, edi",
+    "movabs rsi, {scratch}",
+    "mov edx, 64",
+    "xor eax, eax",
+    "syscall",
+    "cmp rax, -4",
+    "je 1b",
+    "test rax, rax",
+    "jle 9f",
+    "mov eax, [rbx]",
+    "cmp eax, r15d",
+    "je 1b",
+    "mov r15d, eax",
+    "xor r13d, r13d",
+    "xor r14d, r14d",
+    "2:",
+    "cmp r14d, {max_steps}",
+    "jae 7f",
+    "mov r12, r14",
+    "shl r12, 6",
+    "lea r12, [rbx + r12 + {steps}]",
+    "mov eax, [r12]",
+    "cmp eax, {end}",
+    "je 7f",
+    "cmp eax, {jump}",
+    "je 8f",
+    "mov rdi, [r12 + 8]",
+    "mov rsi, [r12 + 16]",
+    "mov rdx, [r12 + 24]",
+    "mov r10, [r12 + 32]",
+    "mov r8, [r12 + 40]",
+    "mov r9, [r12 + 48]",
+    "syscall",
+    "mov ecx, [r12 + 4]",
+    "test ecx, {branch}",
+    "jz 3f",
+    "test rax, rax",
+    "jnz 3f",
+    "movzx r14d, cl",
+    "jmp 2b",
+    "3:",
+    "test ecx, {expect}",
+    "jz 4f",
+    "cmp rax, [r12 + 48]",
+    "jne 9f",
+    "4:",
+    "test ecx, {keep}",
+    "jz 5f",
+    "mov r13, rax",
+    "5:",
+    "test ecx, {may_fail}",
+    "jnz 6f",
+    "cmp rax, -4095",
+    "jb 6f",
+    "mov r13, rax",
+    "jmp 7f",
+    "6:",
+    "inc r14d",
+    "jmp 2b",
+    // lseek(memory file, number and result, SEEK_SET), then write(eventfd, 1)
+    "7:",
+    "mov rsi, r15",
+    "and esi, 0x7fff",
+    "shl rsi, {result_bits}",
+    "mov rax, r13",
+    "shl rax, 64 - {result_bits}",
+    "shr rax, 64 - {result_bits}",
+    "or rsi, rax",
+    "mov edi, 1",
+    "xor edx, edx",
+    "mov eax, {lseek}",
+    "syscall",
+    "mov edi, 2",
+    "lea rsi, [rbx + {one}]",
+    "mov edx, 8",
+    "mov eax, {write}",
+    "syscall",
+    "jmp 1b",
+    "8:",
+    "mov rdi, [r12 + 16]",
+    "mov rsi, [r12 + 24]",
+    "jmp qword ptr [r12 + 8]",
+    "9:",
+    "xor edi, edi",
+    "mov eax, {exit_group}",
+    "syscall",
+    "ud2",
+    ".globl farspace_steward_end",
+    ".hidden farspace_steward_end",
+    "farspace_steward_end:",
+    ".popsection",
+    orders = const ORDERS,
+    scratch = const SCRATCH,
+    mmap = const libc::SYS_mmap,
+    lseek = const libc::SYS_lseek,
+    write = const libc::SYS_write,
+    exit_group = const libc::SYS_exit_group,
+    max_steps = const orders::MAX_STEPS,
+    steps = const orders::STEPS,
+    end = const orders::END as i32,
+    jump = const orders::JUMP as i32,
+    branch = const orders::BRANCH,
+    expect = const orders::EXPECT,
+    keep = const orders::KEEP,
+    may_fail = const orders::MAY_FAIL,
+    result_bits = const orders::RESULT_BITS,
+    one = const orders::ONE,
+);
+
+unsafe extern "C" {
+    static farspace_steward: u8;
+    static farspace_steward_end: u8;
+}
+
+/// The code, position-independent.
+pub(super) fn code() -> &'static [u8] {
+    // SAFETY: both symbols are in one read-only section, the second after the first (above).
+    unsafe {
+        let start = &raw const farspace_steward;
+        let len = (&raw const farspace_steward_end).offset_from(start) as usize;
+        core::slice::from_raw_parts(start, len)
+    }
+}

@@ -1,0 +1,145 @@
+//! The engine: the first steward, of which all created spaces are forks.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use farspace_abi::vcpu::{KICK, RESERVED_BASE, RESERVED_END, VCPU_CODE};
+use farspace_sys::pidfd;
+use rustix::fs::{MemfdFlags, SealFlags, memfd_create};
+use rustix::io::Errno;
+
+use crate::arch::VcpuCode;
+use crate::arch::image;
+use crate::orders::Orders;
+use crate::space::Space;
+use crate::steward::{Line, Steward};
+use crate::{Error, Result};
+
+/// First address above user space with four-level page tables, less the guard page (TASK_SIZE).
+const TASK_END: u64 = 0x7fff_ffff_f000;
+
+/// Makes address spaces. Dropped, it leaves those that exist alone.
+///
+/// One small process, a child of the caller's, from which spaces are forked. It shares nothing with the caller but
+/// the memory that the two talk over; its descriptors are three. It ends with the engine, and with the calling process
+/// even if that is killed. (A caller that waits for any child by waitpid(-1) sees its end.)
+#[derive(Debug)]
+pub struct Engine {
+    root: Arc<Root>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Root {
+    pub(crate) steward: Mutex<Steward>,
+    child: Mutex<Child>,
+}
+
+impl Engine {
+    /// Starts one.
+    ///
+    /// # Errors
+    ///
+    /// EAGAIN, ENOMEM, EMFILE; Unsupported: no FSGSBASE, Syscall User Dispatch (Linux 5.11) or seccomp filters.
+    pub fn new() -> Result<Self> {
+        require_fsgsbase()?;
+        let error = |errno| Error::new("start the first steward", errno);
+        let program = program().map_err(error)?;
+        let (line, far) = Line::new()?;
+        let memory = line.memory.fd().try_clone_to_owned().map_err(|e| error(errno_of(&e)))?;
+        let bell = line.bell().try_clone_to_owned().map_err(|e| error(errno_of(&e)))?;
+        let child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+            .env_clear()
+            .stdin(Stdio::from(far.socket))
+            .stdout(Stdio::from(memory))
+            .stderr(Stdio::from(bell))
+            .spawn()
+            .map_err(|e| error(errno_of(&e)))?;
+        let pid = child.id() as i32;
+        let pidfd = pidfd::open(pid).map_err(|e| error(e.errno))?;
+        let steward = Steward::new(pid, pidfd, line);
+        let root = Root { steward: Mutex::new(steward), child: Mutex::new(child) };
+        let engine = Self { root: Arc::new(root) };
+        engine.settle()?;
+        Ok(engine)
+    }
+
+    /// A new, empty address space.
+    ///
+    /// # Errors
+    ///
+    /// EAGAIN, ENOMEM, EMFILE.
+    pub fn space(&self) -> Result<Space> {
+        Space::fork_of(&self.root, &self.root.steward)
+    }
+
+    /// What all spaces inherit: an address space with nothing but the stub, handlers, no privileges to gain.
+    fn settle(&self) -> Result<()> {
+        let mut orders = Orders::new();
+        // A terminal's signals are not for us; orphaned tasks come here and vanish.
+        orders.call(libc::SYS_setsid, &[]);
+        orders.call(libc::SYS_prctl, &[libc::PR_SET_CHILD_SUBREAPER as u64, 1]);
+        orders.call(libc::SYS_prctl, &[libc::PR_SET_NO_NEW_PRIVS as u64, 1]);
+        let no_core = orders.data(&[0; 16]);
+        orders.call(libc::SYS_prlimit64, &[0, u64::from(libc::RLIMIT_CORE), no_core]);
+        // Children of whom nobody hears.
+        let ignore = orders.data(&action(libc::SIG_IGN as u64, 0));
+        orders.call(libc::SYS_rt_sigaction, &[libc::SIGCHLD as u64, ignore, 0, 8]);
+        let handler = VCPU_CODE + VcpuCode::get().handler;
+        let catch = orders.data(&action(handler, SIGNAL_FLAGS));
+        for signal in CAUGHT {
+            orders.call(libc::SYS_rt_sigaction, &[signal as u64, catch, 0, 8]);
+        }
+        orders.call(libc::SYS_munmap, &[0x1000, RESERVED_BASE - 0x1000]);
+        orders.call(libc::SYS_munmap, &[RESERVED_END, TASK_END - RESERVED_END]);
+        let mut steward = self.root.steward.lock().unwrap_or_else(PoisonError::into_inner);
+        steward.order(&orders, "prepare the first steward").map(drop)
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// Signals that guest code can cause, and the kick.
+pub(crate) const CAUGHT: [i32; 7] =
+    [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS, KICK];
+
+/// SA_SIGINFO | SA_ONSTACK | SA_RESTORER.
+pub(crate) const SIGNAL_FLAGS: u64 = 4 | 0x0800_0000 | 0x0400_0000;
+
+/// `struct kernel_sigaction`: handler, flags, restorer, mask. The handler returns by itself.
+pub(crate) fn action(handler: u64, flags: u64) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (place, word) in bytes.chunks_exact_mut(8).zip([handler, flags, handler, u64::MAX]) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+    bytes
+}
+
+fn program() -> std::result::Result<OwnedFd, Errno> {
+    let file = memfd_create("farspace-stub", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut image = &image::program()[..];
+    while !image.is_empty() {
+        image = &image[rustix::io::write(&file, image)?..];
+    }
+    rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW)?;
+    Ok(file)
+}
+
+/// AT_HWCAP2 bit 1 (arch/x86/include/uapi/asm/hwcap2.h): rdfsbase and wrfsbase in user mode, Linux 5.9.
+fn require_fsgsbase() -> Result<()> {
+    // SAFETY: reads the auxiliary vector of this process.
+    if unsafe { libc::getauxval(libc::AT_HWCAP2) } & 2 == 0 {
+        return Err(Error::Unsupported { missing: "the FSGSBASE instructions (Linux 5.9, Ivy Bridge)" });
+    }
+    Ok(())
+}
+
+pub(crate) fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}

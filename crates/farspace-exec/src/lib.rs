@@ -1,0 +1,38 @@
+//! Running code in other address spaces, and stopping at each system call or fault.
+//!
+//! An [`Engine`] makes [`Space`]s: processes with nothing in them but a small stub and what the caller maps. A [`Vcpu`] is a
+//! task in a space; [`Vcpu::run`] runs guest code until an [`Event`]. The signal frame of the task lies in memory that both
+//! share, so registers are read and written in place.
+//!
+//! | file | what |
+//! |---|---|
+//! | `engine` | the first steward, and what all spaces inherit |
+//! | `space` | mappings, copies, forks |
+//! | `steward`, `orders` | system calls in a space, on orders that the guest can't forge |
+//! | `vcpu`, `area`, `wait` | running a guest: events, registers, and waiting without burning a CPU |
+//! | `memory` | the memory file of a space |
+//! | `arch/x86_64` | the stub's code, its filter, and the layout of signal frames |
+
+#[cfg(target_arch = "x86_64")]
+#[path = "arch/x86_64/mod.rs"]
+mod arch;
+mod area;
+mod engine;
+mod error;
+mod event;
+mod memory;
+mod orders;
+mod regs;
+mod space;
+mod steward;
+mod vcpu;
+mod wait;
+
+pub use engine::Engine;
+pub use error::{Error, Result};
+pub use event::{ARCH_I386, ARCH_X86_64, Access, Event, Fault, Route, Syscall};
+pub use farspace_abi::RemoteAddr;
+pub use farspace_abi::vcpu::{MAX_VCPUS, RESERVED_BASE, RESERVED_END};
+pub use regs::{Reg, Registers};
+pub use space::{Protection, Sharing, Space};
+pub use vcpu::{Interrupter, Vcpu};

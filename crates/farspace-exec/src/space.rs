@@ -1,0 +1,314 @@
+//! A created address space: mappings, copies, forks.
+
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use farspace_abi::RemoteAddr;
+use farspace_abi::vcpu::{
+    AREA_BYTES, AREAS, AREAS_OFFSET, CONSTANTS, MAX_VCPUS, RESERVED_BASE, RESERVED_END, STEWARD_CODE,
+    VCPU_CODE, area, area_of, selector_of,
+};
+use farspace_sys::memory::Memory;
+use farspace_sys::pidfd;
+use rustix::io::Errno;
+
+use crate::arch::filter;
+use crate::engine::Root;
+use crate::memory::SpaceMemory;
+use crate::orders::Orders;
+use crate::steward::{Line, RECEIVED, Steward, receive};
+use crate::vcpu::Vcpu;
+use crate::{Error, Result};
+
+bitflags::bitflags! {
+    /// What the guest may do with memory (mmap(2)).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Protection: u32 {
+        /// PROT_READ
+        const READ = 1;
+        /// PROT_WRITE
+        const WRITE = 2;
+        /// PROT_EXEC
+        const EXECUTE = 4;
+    }
+}
+
+/// Whether writes to a mapped file reach it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// MAP_SHARED
+    Shared,
+    /// MAP_PRIVATE
+    Private,
+}
+
+/// An address space that farspace has made. Dropped (with its vCPUs), its tasks end.
+///
+/// For untrusted guests: the guest reaches nothing but its memory. [`RESERVED_BASE`] to [`RESERVED_END`] is the
+/// engine's own; no mapping may touch it.
+#[derive(Debug)]
+pub struct Space {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    root: Arc<Root>,
+    pub(crate) steward: Mutex<Steward>,
+    pub(crate) memory: Arc<SpaceMemory>,
+    mem: Memory,
+    slots: Mutex<[bool; MAX_VCPUS]>,
+}
+
+impl Space {
+    /// Forks the steward `parent` into a new space with the same memory.
+    pub(crate) fn fork_of(root: &Arc<Root>, parent: &Mutex<Steward>) -> Result<Self> {
+        const OPERATION: &str = "create a space";
+        let (line, far) = Line::new()?;
+        let mut orders = Orders::new();
+        receive(&mut orders);
+        orders.clone(&[libc::SIGCHLD as u64]);
+        orders.call(libc::SYS_close_range, &[RECEIVED, u64::from(u32::MAX), 0]);
+        orders.child();
+        for own in 0..3 {
+            orders.call(libc::SYS_dup2, &[RECEIVED + own, own]);
+        }
+        orders.call(libc::SYS_close_range, &[RECEIVED, u64::from(u32::MAX), 0]);
+        orders.call(libc::SYS_munmap, &[AREAS, RESERVED_END - AREAS]);
+        orders.jump(STEWARD_CODE, 0, 0);
+        let fds = [std::os::fd::AsFd::as_fd(&far.socket), line.memory.fd(), line.bell()];
+        // Held until the child has left its parent's orders, which are in the page that the next ones go to.
+        let mut parent = parent.lock().unwrap_or_else(PoisonError::into_inner);
+        let pid = parent.order_with(&orders, &fds, OPERATION)? as i32;
+        let pidfd = pidfd::open(pid).map_err(|e| Error::new(OPERATION, e.errno))?;
+        let mem = Memory::open_writable(pid).map_err(|e| Error::new(OPERATION, e.errno))?;
+        let memory = Arc::clone(&line.memory);
+        let mut steward = Steward::new(pid, pidfd, line);
+        steward.order(&Orders::new(), OPERATION)?;
+        drop(parent);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                root: Arc::clone(root),
+                steward: Mutex::new(steward),
+                memory,
+                mem,
+                slots: Mutex::new([false; MAX_VCPUS]),
+            }),
+        })
+    }
+
+    /// A copy-on-write copy of the space, without vCPUs.
+    ///
+    /// Private memory is copied; shared mappings stay shared (fork(2)). Guests that run meanwhile are copied as they are
+    /// at some moment.
+    ///
+    /// # Errors
+    ///
+    /// EAGAIN, ENOMEM, EMFILE.
+    pub fn fork(&self) -> Result<Self> {
+        Self::fork_of(&self.inner.root, &self.inner.steward)
+    }
+
+    /// Maps anonymous, private, zeroed memory, in place of whatever was there.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL: not page-aligned, empty, or touching the engine's own range; ENOMEM.
+    pub fn map_anonymous(&self, at: RemoteAddr, len: u64, protection: Protection) -> Result<()> {
+        check(at, len, "map memory")?;
+        // MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS
+        self.call(
+            "map memory",
+            at,
+            libc::SYS_mmap,
+            &[at.0, len, u64::from(protection.bits()), 0x32, u64::MAX, 0],
+        )
+    }
+
+    /// Maps a file or memfd of the caller's, in place of whatever was there.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL as above; EACCES: the descriptor doesn't allow it; ENODEV: can't be mapped; ENOMEM.
+    pub fn map_file(
+        &self,
+        at: RemoteAddr,
+        len: u64,
+        protection: Protection,
+        sharing: Sharing,
+        file: BorrowedFd<'_>,
+        offset: u64,
+    ) -> Result<()> {
+        const OPERATION: &str = "map a file";
+        check(at, len, OPERATION)?;
+        let flags = match sharing {
+            Sharing::Shared => 0x11,
+            Sharing::Private => 0x12,
+        };
+        let mut orders = Orders::new();
+        receive(&mut orders);
+        orders.keep_any(libc::SYS_mmap, &[at.0, len, u64::from(protection.bits()), flags, RECEIVED, offset]);
+        orders.call(libc::SYS_close_range, &[RECEIVED, u64::from(u32::MAX), 0]);
+        self.steward().order_with(&orders, &[file], OPERATION).map(drop).map_err(|e| place(e, OPERATION, at))
+    }
+
+    /// Changes what the guest may do with memory.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL as above; ENOMEM: not all of it is mapped; EACCES: the mapping doesn't allow it.
+    pub fn protect(&self, at: RemoteAddr, len: u64, protection: Protection) -> Result<()> {
+        check(at, len, "protect memory")?;
+        self.call("protect memory", at, libc::SYS_mprotect, &[at.0, len, u64::from(protection.bits())])
+    }
+
+    /// Unmaps memory.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL as above.
+    pub fn unmap(&self, at: RemoteAddr, len: u64) -> Result<()> {
+        check(at, len, "unmap memory")?;
+        self.call("unmap memory", at, libc::SYS_munmap, &[at.0, len])
+    }
+
+    /// Copies bytes out of the space, whatever the protection of the memory; the count is short at the end of what is
+    /// mapped.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT: nothing is mapped there.
+    pub fn read(&self, from: RemoteAddr, buffer: &mut [u8]) -> Result<usize> {
+        self.inner.mem.read(from, buffer).map_err(|e| fault("read memory", from, e.errno))
+    }
+
+    /// Copies bytes into the space, whatever the protection of private memory.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT: not all of it is mapped; EINVAL: touching the engine's own range.
+    pub fn write(&self, to: RemoteAddr, bytes: &[u8]) -> Result<()> {
+        check_range(to, bytes.len() as u64, "write memory")?;
+        self.inner.mem.write(to, bytes).map_err(|e| fault("write memory", to, e.errno))
+    }
+
+    /// A new vCPU: a task in the space that runs one guest context at a time.
+    ///
+    /// # Errors
+    ///
+    /// EAGAIN, ENOMEM; EMFILE: the space has [`MAX_VCPUS`]; Unsupported.
+    pub fn vcpu(&self) -> Result<Vcpu> {
+        const OPERATION: &str = "create a vCPU";
+        let index = self.inner.take_slot().ok_or(Error::new(OPERATION, Errno::MFILE))?;
+        match self.start(index, OPERATION) {
+            Ok(vcpu) => Ok(vcpu),
+            Err(error) => {
+                self.inner.free_slot(index);
+                Err(error)
+            }
+        }
+    }
+
+    fn start(&self, index: usize, operation: &'static str) -> Result<Vcpu> {
+        let at = area_of(index);
+        let offset = AREAS_OFFSET + index as u64 * AREA_BYTES;
+        self.inner.memory.u32(offset as usize + area::EVENT).store(0, std::sync::atomic::Ordering::SeqCst);
+        let mut steward = self.steward();
+        let mut orders = Orders::new();
+        // PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, the steward's own memory file
+        orders.call(libc::SYS_mmap, &[at, AREA_BYTES, 3, 0x11, 1, offset]);
+        if index > 0 {
+            let descriptor = orders.data(&descriptor(index));
+            orders.call(libc::SYS_modify_ldt, &[1, descriptor, 16]);
+        }
+        let flags = libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
+        orders.clone(&[flags as u64, 0, 0, at + area::EVENT as u64]);
+        orders.child();
+        orders.call(libc::SYS_prctl, &[libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64]);
+        orders.expect(libc::SYS_getppid, steward.pid() as u64);
+        orders.call(libc::SYS_close_range, &[0, u64::from(u32::MAX), 0]);
+        let mut stack = [0; 24];
+        stack[..8].copy_from_slice(&(at + area::STACK as u64).to_le_bytes());
+        stack[16..].copy_from_slice(&(AREA_BYTES - area::STACK as u64).to_le_bytes());
+        let stack = orders.data(&stack);
+        orders.call(libc::SYS_sigaltstack, &[stack, 0]);
+        let program = filter::program(RESERVED_BASE, &[]);
+        let mut header = [0; 16];
+        header[..2].copy_from_slice(&((program.len() / 8) as u16).to_le_bytes());
+        let instructions = orders.data(&program);
+        header[8..].copy_from_slice(&instructions.to_le_bytes());
+        let header = orders.data(&header);
+        orders.call(libc::SYS_seccomp, &[1, 0, header]);
+        // PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON
+        orders.call(libc::SYS_prctl, &[59, 1, VCPU_CODE, 0x1000, CONSTANTS]);
+        orders.jump(VCPU_CODE, at, u64::from(selector_of(index)));
+        let pid = steward.order(&orders, operation)? as i32;
+        // The lock is held until the new task has left the orders.
+        Vcpu::new(&self.inner, index, pid)
+    }
+
+    fn call(&self, operation: &'static str, at: RemoteAddr, nr: i64, args: &[u64]) -> Result<()> {
+        let mut orders = Orders::new();
+        orders.keep(nr, args);
+        self.steward().order(&orders, operation).map(drop).map_err(|e| place(e, operation, at))
+    }
+
+    fn steward(&self) -> std::sync::MutexGuard<'_, Steward> {
+        self.inner.steward.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn take_slot(&self) -> Option<usize> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = slots.iter().position(|taken| !taken)?;
+        slots[free] = true;
+        Some(free)
+    }
+
+    pub(crate) fn free_slot(&self, index: usize) {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)[index] = false;
+    }
+}
+
+/// `struct user_desc` (modify_ldt(2)): a flat data segment, so that the selector can be loaded.
+fn descriptor(index: usize) -> [u8; 16] {
+    const SEG_32BIT: u32 = 1;
+    const LIMIT_IN_PAGES: u32 = 1 << 4;
+    const USEABLE: u32 = 1 << 6;
+    let mut bytes = [0; 16];
+    let words = [index as u32, 0, 0xf_ffff, SEG_32BIT | LIMIT_IN_PAGES | USEABLE];
+    for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+    bytes
+}
+
+fn check(at: RemoteAddr, len: u64, operation: &'static str) -> Result<()> {
+    if len == 0 || !at.0.is_multiple_of(4096) {
+        return Err(Error::Memory { operation, at, errno: Errno::INVAL });
+    }
+    check_range(at, len.next_multiple_of(4096), operation)
+}
+
+/// Refuses what touches the engine's own range.
+fn check_range(at: RemoteAddr, len: u64, operation: &'static str) -> Result<()> {
+    let end = at.0.checked_add(len);
+    match end {
+        Some(end) if end <= RESERVED_BASE || at.0 >= RESERVED_END => Ok(()),
+        _ => Err(Error::Memory { operation, at, errno: Errno::INVAL }),
+    }
+}
+
+fn fault(operation: &'static str, at: RemoteAddr, errno: Errno) -> Error {
+    // /proc/PID/mem says EIO where others say EFAULT.
+    let errno = if errno == Errno::IO { Errno::FAULT } else { errno };
+    Error::Memory { operation, at, errno }
+}
+
+fn place(error: Error, operation: &'static str, at: RemoteAddr) -> Error {
+    match error {
+        Error::System { errno, .. } => Error::Memory { operation, at, errno },
+        other => other,
+    }
+}

@@ -1,0 +1,178 @@
+//! The engine's side of a steward: giving orders and waiting for the answer.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use farspace_abi::vcpu::{ORDERS, SCRATCH, orders};
+use farspace_sys::pidfd;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, send,
+    sendmsg, socketpair,
+};
+
+use crate::memory::SpaceMemory;
+use crate::orders::Orders;
+use crate::{Error, Result};
+
+/// How long orders may take. They are short system calls; only a loaded machine makes them slow.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Orders that may carry descriptors have at most this many.
+const MAX_FDS: usize = 4;
+
+/// Where `struct msghdr` lies in the scratch page.
+const MESSAGE: u64 = SCRATCH + 0x100;
+/// The first descriptor that a steward receives: 0 to 2 are its own.
+pub(crate) const RECEIVED: u64 = 3;
+
+/// The three descriptors of a steward, the same numbers in each: socket, memory file, eventfd.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) memory: Arc<SpaceMemory>,
+    socket: OwnedFd,
+    bell: OwnedFd,
+}
+
+/// The steward's ends.
+#[derive(Debug)]
+pub(crate) struct FarEnd {
+    pub(crate) socket: OwnedFd,
+}
+
+impl Line {
+    pub(crate) fn new() -> Result<(Self, FarEnd)> {
+        let error = |errno| Error::new("make a line to a new space", errno);
+        let memory = Arc::new(SpaceMemory::new().map_err(error)?);
+        let (socket, far) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(error)?;
+        let bell = eventfd(0, EventfdFlags::CLOEXEC).map_err(error)?;
+        Ok((Self { memory, socket, bell }, FarEnd { socket: far }))
+    }
+
+    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    /// Prepares `struct msghdr` (recvmsg(2)) in the scratch page: one byte of data, room for the descriptors. The
+    /// kernel writes to it, and so may the guest; the steward reads none of it.
+    fn prepare_message(&self) {
+        let words = [0, 0, MESSAGE + 0x40, 1, MESSAGE + 0x80, 64, 0, 0, MESSAGE + 0xf0, 1];
+        for (index, word) in words.iter().enumerate() {
+            let offset = (MESSAGE - ORDERS) as usize + 8 * index;
+            self.memory.u64(offset).store(*word, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A task that makes system calls in a space on our orders.
+#[derive(Debug)]
+pub(crate) struct Steward {
+    pid: i32,
+    pidfd: OwnedFd,
+    pub(crate) line: Line,
+    number: u32,
+}
+
+impl Steward {
+    pub(crate) fn new(pid: i32, pidfd: OwnedFd, line: Line) -> Self {
+        Self { pid, pidfd, line, number: 0 }
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Has orders carried out; the answer is the result that they keep, or the first error.
+    pub(crate) fn order(&mut self, orders: &Orders, operation: &'static str) -> Result<u64> {
+        self.order_with(orders, &[], operation)
+    }
+
+    /// As [`Steward::order`], for orders that begin with [`receive`].
+    pub(crate) fn order_with(
+        &mut self,
+        orders: &Orders,
+        fds: &[BorrowedFd<'_>],
+        operation: &'static str,
+    ) -> Result<u64> {
+        self.number = (self.number + 1) & 0x7fff_ffff;
+        self.number = self.number.max(1);
+        orders.publish(&self.line.memory, self.number);
+        let error = |errno| match errno {
+            Errno::PIPE | Errno::CONNRESET => Error::Ended { pid: self.pid },
+            errno => Error::new(operation, errno),
+        };
+        self.line.prepare_message();
+        send(&self.line.socket, b"o", SendFlags::NOSIGNAL).map_err(error)?;
+        if !fds.is_empty() {
+            send_fds(self.line.socket.as_fd(), fds).map_err(error)?;
+        }
+        match self.answer(operation)? {
+            result if result < 0 => {
+                Err(Error::new(operation, Errno::from_raw_os_error(-result.max(-4095) as i32)))
+            }
+            result => Ok(result as u64),
+        }
+    }
+
+    fn answer(&self, operation: &'static str) -> Result<i64> {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let mut fds =
+                [PollFd::new(&self.line.bell, PollFlags::IN), PollFd::new(&self.pidfd, PollFlags::IN)];
+            let nap = Timespec { tv_sec: 1, tv_nsec: 0 };
+            match poll(&mut fds, Some(&nap)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::new(operation, errno)),
+            }
+            if !fds[0].revents().is_empty() {
+                let mut count = [0; 8];
+                let _ = rustix::io::read(&self.line.bell, &mut count);
+            }
+            let offset = rustix::fs::seek(self.line.memory.fd(), SeekFrom::Current(0))
+                .map_err(|errno| Error::new(operation, errno))?;
+            if offset >> orders::RESULT_BITS == u64::from(self.number & 0x7fff) {
+                // Sign-extended from the bits that hold it.
+                let shift = 64 - orders::RESULT_BITS;
+                return Ok((offset as i64) << shift >> shift);
+            }
+            if !fds[1].revents().is_empty() {
+                return Err(Error::Ended { pid: self.pid });
+            }
+            if Instant::now() > deadline {
+                pidfd::kill(self.pidfd.as_fd());
+                return Err(Error::Unresponsive { pid: self.pid });
+            }
+        }
+    }
+}
+
+impl Drop for Steward {
+    fn drop(&mut self) {
+        // Its vCPUs end with it (PR_SET_PDEATHSIG).
+        pidfd::kill(self.pidfd.as_fd());
+    }
+}
+
+/// Begins orders that come with descriptors; they become [`RECEIVED`] and the numbers after it.
+pub(crate) fn receive(orders: &mut Orders) {
+    // MSG_CMSG_CLOEXEC
+    orders.call(libc::SYS_recvmsg, &[0, MESSAGE, 0x4000_0000]);
+}
+
+fn send_fds(socket: BorrowedFd<'_>, fds: &[BorrowedFd<'_>]) -> std::result::Result<(), Errno> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(Errno::INVAL);
+    }
+    sendmsg(socket, &[rustix::io::IoSlice::new(b"f")], &mut control, SendFlags::NOSIGNAL).map(drop)
+}

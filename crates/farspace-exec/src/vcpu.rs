@@ -1,0 +1,446 @@
+//! A vCPU: one task that runs one guest context at a time.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use farspace_abi::RemoteAddr;
+use farspace_abi::vcpu::{KICK, VCPU_CODE, area, area_of, command};
+use farspace_sys::pidfd;
+use rustix::io::Errno;
+
+use crate::arch::{VcpuCode, frame};
+use crate::area::{Area, FrameAt, framed, patched};
+use crate::event::{ARCH_I386, ARCH_X86_64, Event, Fault, Route, Syscall};
+use crate::regs::{Reg, Registers};
+use crate::space::Inner;
+use crate::wait::{self, Run};
+use crate::{Error, Result};
+
+/// How long a task may take to start, or to answer where no guest code is involved.
+const PROMPT: Duration = Duration::from_secs(10);
+/// How long a kicked guest may take to stop before it is killed.
+const KICK_DEADLINE: Duration = Duration::from_secs(5);
+/// How often a kick is repeated: one that comes just before the guest goes on is lost.
+const KICK_AGAIN: Duration = Duration::from_millis(5);
+/// How often a sleeping engine looks whether the task still lives, should the kernel not have told.
+const LOOK_ALIVE: Duration = Duration::from_secs(5);
+
+/// CS and SS of 64-bit user code (arch/x86/include/asm/segment.h).
+const USER_CS: u16 = 0x33;
+const USER_SS: u16 = 0x2b;
+/// SYS_USER_DISPATCH and SYS_SECCOMP (include/uapi/asm-generic/siginfo.h).
+const DISPATCHED: [i32; 2] = [1, 2];
+
+/// A task in a space that runs one guest context at a time. Dropped, it ends.
+///
+/// Between [`run`](Vcpu::run)s its registers are read and written where the task left them: nothing is copied. At a patched
+/// site the vector registers stay in the processor; whatever needs the whole state (FS base, vector registers, setting
+/// RIP) makes the task save it first.
+#[derive(Debug)]
+pub struct Vcpu {
+    space: Arc<Inner>,
+    index: usize,
+    pid: i32,
+    pidfd: Arc<OwnedFd>,
+    kick: Arc<AtomicBool>,
+    area: Area,
+    /// Number and kind of the event that the guest stopped at.
+    event: u32,
+    state: State,
+    commands: u32,
+    may_look: bool,
+}
+
+/// Where the registers of a stopped guest are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// In the area; RCX, R11 and what isn't general is in the processor.
+    Patched,
+    /// All of them in a signal frame.
+    Framed(FrameAt),
+    /// The task is of no use any more.
+    Lost,
+}
+
+/// Stops a running guest from another thread.
+#[derive(Clone, Debug)]
+pub struct Interrupter {
+    pidfd: Arc<OwnedFd>,
+    kick: Arc<AtomicBool>,
+}
+
+impl Interrupter {
+    /// Makes the run that goes on, or else the next one, return [`Event::Interrupted`].
+    pub fn interrupt(&self) {
+        self.kick.store(true, Ordering::SeqCst);
+        send_kick(&self.pidfd);
+    }
+}
+
+fn send_kick(pidfd: &OwnedFd) {
+    use std::os::fd::AsRawFd;
+    // SAFETY: no pointers are passed. rustix has no type for this real-time signal.
+    unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), KICK, 0, 0) };
+}
+
+impl Vcpu {
+    /// Waits for a new task to come up; its first frame is that of the trap it starts with.
+    pub(crate) fn new(space: &Arc<Inner>, index: usize, pid: i32) -> Result<Self> {
+        let pidfd = pidfd::open(pid).map_err(|_| Error::Ended { pid })?;
+        let mut vcpu = Self {
+            space: Arc::clone(space),
+            index,
+            pid,
+            pidfd: Arc::new(pidfd),
+            kick: Arc::new(AtomicBool::new(false)),
+            area: Area::new(&space.memory, index, area_of(index)),
+            event: 0,
+            state: State::Lost,
+            commands: 0,
+            may_look: true,
+        };
+        vcpu.await_event(0, Some(Instant::now() + PROMPT))?;
+        vcpu.accept()?;
+        // A clean start: nothing of the stub's in the registers.
+        vcpu.set_registers(&Registers::default());
+        Ok(vcpu)
+    }
+
+    /// The task's pid.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// What stops a run from another thread.
+    pub fn interrupter(&self) -> Interrupter {
+        Interrupter { pidfd: Arc::clone(&self.pidfd), kick: Arc::clone(&self.kick) }
+    }
+
+    /// Runs the guest until something happens.
+    ///
+    /// At the deadline the guest is interrupted as by an [`Interrupter`].
+    ///
+    /// # Errors
+    ///
+    /// Ended: the task was killed; Unresponsive: it didn't stop, not even when told to (it was killed then);
+    /// Damaged: the guest has written nonsense to its control area (it was killed).
+    pub fn run(&mut self, timeout: Option<Duration>) -> Result<Event> {
+        if self.kick.swap(false, Ordering::SeqCst) {
+            return Ok(Event::Interrupted);
+        }
+        if self.state == State::Lost {
+            return Err(Error::Ended { pid: self.pid });
+        }
+        let run = Run::begin(self.may_look);
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        loop {
+            self.resume(run.looks());
+            self.await_event(run.looks(), deadline)?;
+            self.accept()?;
+            if let Some(event) = self.classify()? {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// The value of a register.
+    pub fn reg(&self, reg: Reg) -> u64 {
+        match self.state {
+            State::Patched => self.area.get(patched(reg)),
+            State::Framed(frame) => self.area.in_frame(frame, framed(reg)),
+            State::Lost => 0,
+        }
+    }
+
+    /// Sets a register.
+    ///
+    /// # Errors
+    ///
+    /// As [`Vcpu::run`]: at a patched site, setting RIP, RCX, R11 or RFLAGS makes the task save its whole state.
+    pub fn set_reg(&mut self, reg: Reg, value: u64) -> Result<()> {
+        if matches!(reg, Reg::Rip | Reg::Rcx | Reg::R11 | Reg::Rflags) {
+            self.materialize()?;
+        }
+        match self.state {
+            State::Patched => self.area.set(patched(reg), value),
+            State::Framed(frame) => self.area.set_in_frame(frame, framed(reg), value),
+            State::Lost => {}
+        }
+        Ok(())
+    }
+
+    /// All general registers.
+    pub fn registers(&self) -> Registers {
+        let mut all = Registers::default();
+        for reg in Reg::ALL {
+            all[reg] = self.reg(reg);
+        }
+        all
+    }
+
+    fn set_registers(&mut self, all: &Registers) {
+        if let State::Framed(frame) = self.state {
+            for reg in Reg::ALL {
+                self.area.set_in_frame(frame, framed(reg), all[reg]);
+            }
+        }
+    }
+
+    /// Sets all general registers.
+    ///
+    /// # Errors
+    ///
+    /// As [`Vcpu::set_reg`].
+    pub fn load(&mut self, all: &Registers) -> Result<()> {
+        self.materialize()?;
+        self.set_registers(all);
+        Ok(())
+    }
+
+    /// The FS base.
+    ///
+    /// # Errors
+    ///
+    /// As [`Vcpu::set_reg`].
+    pub fn fs_base(&mut self) -> Result<u64> {
+        self.materialize()?;
+        Ok(self.area.get(if self.commands & command::LOAD_FS != 0 { area::LOAD_FS } else { area::FS_BASE }))
+    }
+
+    /// Sets the FS base.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL: not canonical; as [`Vcpu::set_reg`].
+    pub fn set_fs_base(&mut self, base: u64) -> Result<()> {
+        self.set_base(base, area::LOAD_FS, command::LOAD_FS)
+    }
+
+    /// The GS base.
+    ///
+    /// # Errors
+    ///
+    /// As [`Vcpu::set_reg`].
+    pub fn gs_base(&mut self) -> Result<u64> {
+        self.materialize()?;
+        Ok(self.area.get(if self.commands & command::LOAD_GS != 0 { area::LOAD_GS } else { area::GS_BASE }))
+    }
+
+    /// Sets the GS base.
+    ///
+    /// # Errors
+    ///
+    /// As [`Vcpu::set_fs_base`].
+    pub fn set_gs_base(&mut self, base: u64) -> Result<()> {
+        self.set_base(base, area::LOAD_GS, command::LOAD_GS)
+    }
+
+    fn set_base(&mut self, base: u64, field: usize, bit: u32) -> Result<()> {
+        if base >= 1 << 47 {
+            return Err(Error::new("set a segment base", Errno::INVAL));
+        }
+        self.materialize()?;
+        self.area.set(field, base);
+        self.commands |= bit;
+        Ok(())
+    }
+
+    /// Copies the vector state out: an XSAVE area in the standard format, as in a signal frame. Returns its length in
+    /// bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Vcpu::set_reg`].
+    pub fn vector_state(&mut self, bytes: &mut [u8]) -> Result<usize> {
+        let frame = self.materialize()?;
+        let vector = self.area.vector_state(frame).ok_or_else(|| self.damaged("no vector state"))?;
+        self.area.copy_vector_out(vector, bytes);
+        Ok(bytes.len().min(vector.room))
+    }
+
+    /// Copies a vector state in.
+    ///
+    /// # Errors
+    ///
+    /// As [`Vcpu::set_reg`].
+    pub fn set_vector_state(&mut self, bytes: &[u8]) -> Result<()> {
+        let frame = self.materialize()?;
+        let vector = self.area.vector_state(frame).ok_or_else(|| self.damaged("no vector state"))?;
+        self.area.copy_vector_in(vector, bytes);
+        Ok(())
+    }
+
+    /// Makes the task save everything in a frame, if it hasn't.
+    fn materialize(&mut self) -> Result<FrameAt> {
+        match self.state {
+            State::Framed(frame) => Ok(frame),
+            State::Lost => Err(Error::Ended { pid: self.pid }),
+            State::Patched => {
+                let all = self.registers();
+                self.commands = command::MATERIALIZE;
+                self.resume(0);
+                self.await_event(0, Some(Instant::now() + PROMPT))?;
+                self.accept()?;
+                self.commands = 0;
+                self.set_registers(&all);
+                match self.state {
+                    State::Framed(frame) => Ok(frame),
+                    _ => Err(self.damaged("no frame")),
+                }
+            }
+        }
+    }
+
+    /// Lets the task go on from the event it waits at.
+    fn resume(&mut self, looks: u32) {
+        self.area.word(area::COMMAND).store(self.commands, Ordering::Relaxed);
+        self.area.word(area::LOOKS).store(looks, Ordering::Relaxed);
+        self.commands = 0;
+        let answered = self.area.word(area::ANSWERED);
+        answered.store(self.event, Ordering::SeqCst);
+        if self.area.word(area::STUB_ASLEEP).load(Ordering::SeqCst) != 0 {
+            wait::wake(answered);
+        }
+    }
+
+    /// Waits for an event other than the present one.
+    fn await_event(&mut self, looks: u32, deadline: Option<Instant>) -> Result<()> {
+        let event = self.area.word(area::EVENT);
+        for _ in 0..looks {
+            if event.load(Ordering::Acquire) != self.event {
+                return Ok(());
+            }
+            std::hint::spin_loop();
+        }
+        let asleep = self.area.word(area::ENGINE_ASLEEP);
+        let mut kicked: Option<Instant> = None;
+        let mut begin = None;
+        asleep.store(area::ASLEEP_ON_FUTEX, Ordering::SeqCst);
+        let outcome = loop {
+            if event.load(Ordering::SeqCst) != self.event {
+                break Ok(());
+            }
+            let now = begin.map(|_| Instant::now());
+            let over = matches!((now, deadline), (Some(now), Some(deadline)) if now >= deadline);
+            if over {
+                self.kick.store(true, Ordering::SeqCst);
+            }
+            if self.kick.load(Ordering::SeqCst) {
+                let first = *kicked.get_or_insert_with(Instant::now);
+                if first.elapsed() > KICK_DEADLINE {
+                    break Err(Error::Unresponsive { pid: self.pid });
+                }
+                send_kick(&self.pidfd);
+            }
+            if begin.is_some() && pidfd::wait_end(self.pidfd.as_fd(), Duration::ZERO) {
+                break Err(Error::Ended { pid: self.pid });
+            }
+            begin = Some(());
+            let (slice, until) = if kicked.is_some() { (KICK_AGAIN, None) } else { (LOOK_ALIVE, deadline) };
+            wait::sleep(event, self.event, slice, until);
+        };
+        asleep.store(0, Ordering::Relaxed);
+        if let Err(error) = outcome {
+            self.lose();
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Takes note of the event that has come.
+    fn accept(&mut self) -> Result<()> {
+        let event = self.area.word(area::EVENT).load(Ordering::Acquire);
+        if event == 0 {
+            self.lose();
+            return Err(Error::Ended { pid: self.pid });
+        }
+        let expected = match (self.event >> 1).wrapping_add(1) & (u32::MAX >> 1) {
+            0 => 1,
+            next => next,
+        };
+        if event >> 1 != expected {
+            return Err(self.damaged("an event out of order"));
+        }
+        self.event = event;
+        self.state = if event & area::KIND_SIGNAL == 0 {
+            State::Patched
+        } else {
+            match self.area.frame() {
+                Some(frame) => State::Framed(frame),
+                None => return Err(self.damaged("a signal frame elsewhere")),
+            }
+        };
+        Ok(())
+    }
+
+    /// What the event means; `None` if the guest is to go on.
+    fn classify(&mut self) -> Result<Option<Event>> {
+        let frame = match self.state {
+            State::Patched => return Ok(Some(self.patched_call())),
+            State::Framed(frame) => frame,
+            State::Lost => return Err(Error::Ended { pid: self.pid }),
+        };
+        let signal = self.area.word_in_frame(frame, frame::siginfo::SIGNO) as i32;
+        let code = self.area.word_in_frame(frame, frame::siginfo::CODE) as i32;
+        let addr = RemoteAddr(self.area.in_frame(frame, frame::siginfo::ADDR));
+        match signal {
+            KICK => Ok(self.kick.swap(false, Ordering::SeqCst).then_some(Event::Interrupted)),
+            libc::SIGSYS if DISPATCHED.contains(&code) => Ok(Some(self.trapped_call(frame))),
+            _ => {
+                let trapno = self.area.in_frame(frame, frame::TRAPNO);
+                let err = self.area.in_frame(frame, frame::ERR);
+                Ok(Some(Event::Fault(Fault { signal, code, addr, trapno, err })))
+            }
+        }
+    }
+
+    fn patched_call(&self) -> Event {
+        let get = |reg| self.reg(reg);
+        let args = [Reg::Rdi, Reg::Rsi, Reg::Rdx, Reg::R10, Reg::R8, Reg::R9].map(get);
+        Event::Syscall(Syscall { nr: get(Reg::Rax), args, arch: ARCH_X86_64, route: Route::Patched })
+    }
+
+    fn trapped_call(&self, frame: FrameAt) -> Event {
+        let arch = self.area.word_in_frame(frame, frame::siginfo::ARCH);
+        let nr = u64::from(self.area.word_in_frame(frame, frame::siginfo::SYSCALL));
+        let regs = if arch == ARCH_I386 {
+            [Reg::Rbx, Reg::Rcx, Reg::Rdx, Reg::Rsi, Reg::Rdi, Reg::Rbp]
+        } else {
+            [Reg::Rdi, Reg::Rsi, Reg::Rdx, Reg::R10, Reg::R8, Reg::R9]
+        };
+        let args =
+            regs.map(|reg| self.reg(reg) & if arch == ARCH_I386 { u64::from(u32::MAX) } else { u64::MAX });
+        Event::Syscall(Syscall { nr, args, arch, route: Route::Trapped })
+    }
+
+    /// Whether a run may wait by looking; on by default, and done only where a CPU is free for it.
+    pub fn set_may_look(&mut self, may_look: bool) {
+        self.may_look = may_look;
+    }
+
+    fn damaged(&mut self, what: &'static str) -> Error {
+        self.lose();
+        Error::Damaged { pid: self.pid, what }
+    }
+
+    fn lose(&mut self) {
+        self.state = State::Lost;
+        pidfd::kill(self.pidfd.as_fd());
+    }
+}
+
+impl Drop for Vcpu {
+    fn drop(&mut self) {
+        pidfd::kill(self.pidfd.as_fd());
+        if pidfd::wait_end(self.pidfd.as_fd(), PROMPT) {
+            self.space.free_slot(self.index);
+        }
+    }
+}
+
+/// True for an address in the vCPUs' own code.
+fn in_stub(rip: u64) -> bool {
+    rip.wrapping_sub(VCPU_CODE) < VcpuCode::get().bytes.len() as u64
+}

@@ -1,0 +1,93 @@
+//! The engine on small guests.
+
+use std::time::Duration;
+
+use farspace_exec::{ARCH_X86_64, Engine, Event, Protection, Reg, RemoteAddr, Space, Vcpu};
+
+const CODE: RemoteAddr = RemoteAddr(0x40_0000);
+const SOON: Option<Duration> = Some(Duration::from_secs(5));
+
+fn guest(code: &[u8]) -> (Engine, Space, Vcpu) {
+    let engine = Engine::new().expect("an engine");
+    let space = engine.space().expect("a space");
+    space.map_anonymous(CODE, 0x1000, Protection::READ | Protection::EXECUTE).expect("map");
+    space.write(CODE, code).expect("write");
+    let mut vcpu = space.vcpu().expect("a vCPU");
+    vcpu.set_reg(Reg::Rip, CODE.0).expect("set");
+    (engine, space, vcpu)
+}
+
+#[test]
+fn a_system_call_comes_out() {
+    // mov eax, 39; syscall; mov ebx, eax; syscall
+    let (_engine, _space, mut vcpu) = guest(&[0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x89, 0xc3, 0x0f, 0x05]);
+    vcpu.set_reg(Reg::Rdi, 7).expect("set");
+    let Event::Syscall(call) = vcpu.run(SOON).expect("run") else { panic!("no system call") };
+    assert_eq!((call.nr, call.args[0], call.arch), (39, 7, ARCH_X86_64));
+    assert_eq!(vcpu.reg(Reg::Rip), CODE.0 + 7);
+    vcpu.set_reg(Reg::Rax, 1234).expect("set");
+    let Event::Syscall(call) = vcpu.run(SOON).expect("run") else { panic!("no system call") };
+    assert_eq!((call.nr, vcpu.reg(Reg::Rbx)), (1234, 1234));
+}
+
+#[test]
+fn faults_are_told() {
+    // mov [rdi], eax
+    let (_engine, space, mut vcpu) = guest(&[0x89, 0x07, 0x0f, 0x05]);
+    vcpu.set_reg(Reg::Rdi, 0x1234_5000).expect("set");
+    let Event::Fault(fault) = vcpu.run(SOON).expect("run") else { panic!("no fault") };
+    assert_eq!((fault.signal, fault.addr.0), (libc::SIGSEGV, 0x1234_5000));
+    assert_eq!(fault.access(), Some(farspace_exec::Access::Write));
+    space.map_anonymous(RemoteAddr(0x1234_5000), 0x1000, Protection::READ | Protection::WRITE).expect("map");
+    assert!(matches!(vcpu.run(SOON).expect("run"), Event::Syscall(_)));
+}
+
+#[test]
+fn a_spinning_guest_is_interrupted() {
+    // jmp self
+    let (_engine, _space, mut vcpu) = guest(&[0xeb, 0xfe]);
+    assert_eq!(vcpu.run(Some(Duration::from_millis(20))), Ok(Event::Interrupted));
+    let interrupter = vcpu.interrupter();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(20));
+            interrupter.interrupt();
+        });
+        assert_eq!(vcpu.run(SOON), Ok(Event::Interrupted));
+    });
+}
+
+#[test]
+fn many_vcpus_in_one_space() {
+    // syscall; jmp back
+    let (_engine, space, first) = guest(&[0x0f, 0x05, 0xeb, 0xfc]);
+    drop(first);
+    let mut vcpus: Vec<_> = (0..16).map(|_| space.vcpu().expect("a vCPU")).collect();
+    for vcpu in &mut vcpus {
+        vcpu.set_reg(Reg::Rip, CODE.0).expect("set");
+    }
+    std::thread::scope(|scope| {
+        for (index, mut vcpu) in vcpus.into_iter().enumerate() {
+            scope.spawn(move || {
+                for round in 0..1000 {
+                    vcpu.set_reg(Reg::Rax, index as u64 + round).expect("set");
+                    let Event::Syscall(call) = vcpu.run(SOON).expect("run") else { panic!("no system call") };
+                    assert_eq!(call.nr, index as u64 + round);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn forks_are_copies() {
+    let (_engine, space, _vcpu) = guest(&[0x0f, 0x05]);
+    let copy = space.fork().expect("fork");
+    space.write(CODE, &[0x90]).expect("write");
+    let mut byte = [0];
+    copy.read(CODE, &mut byte).expect("read");
+    assert_eq!(byte, [0x0f]);
+    let mut vcpu = copy.vcpu().expect("a vCPU");
+    vcpu.set_reg(Reg::Rip, CODE.0).expect("set");
+    assert!(matches!(vcpu.run(SOON).expect("run"), Event::Syscall(_)));
+}
