@@ -18,6 +18,9 @@
 //!
 //! Children are killed and reaped on drop, and die with the thread that started them (PR_SET_PDEATHSIG). A child
 //! that ends early ends the round with ESRCH.
+//!
+//! Unsafe code: fork and what the children then do, ptrace, ioctl, a signal handler. Nothing here touches a process
+//! that it has not started.
 
 use std::time::Duration;
 

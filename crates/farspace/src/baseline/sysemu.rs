@@ -53,7 +53,7 @@ impl Sysemu {
         self.request(libc::PTRACE_SYSEMU, 0)?;
         match self.wait()? {
             SYSCALL_STOP => self.registers(),
-            _ => Err(Error::new("wait for a system call", self.peer.pid(), Errno::INTR)),
+            _ => Err(Error::new("wait for a call", self.peer.pid(), Errno::INTR)),
         }
     }
 
@@ -72,9 +72,9 @@ impl Sysemu {
             let got = unsafe { libc::waitpid(self.peer.pid(), &raw mut status, libc::__WALL) };
             match got {
                 0.. if libc::WIFSTOPPED(status) => return Ok(libc::WSTOPSIG(status)),
-                0.. => return Err(Error::new("wait for a system call", self.peer.pid(), Errno::SRCH)),
+                0.. => return Err(Error::new("wait for a call", self.peer.pid(), Errno::SRCH)),
                 _ if last_errno() == Errno::INTR => {}
-                _ => return Err(Error::new("wait for a system call", self.peer.pid(), last_errno())),
+                _ => return Err(Error::new("wait for a call", self.peer.pid(), last_errno())),
             }
         }
     }
@@ -83,7 +83,7 @@ impl Sysemu {
         // SAFETY: PTRACE_GETREGS and PTRACE_SETREGS get the address of a live local of their type; the others plain
         // numbers.
         match unsafe { libc::ptrace(what, self.peer.pid(), 0usize, data) } {
-            -1 => Err(Error::new("trace", self.peer.pid(), last_errno())),
+            -1 => Err(Error::new("trace a call", self.peer.pid(), last_errno())),
             _ => Ok(()),
         }
     }

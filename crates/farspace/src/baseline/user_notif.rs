@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use farspace_sys::pidfd;
 use rustix::io::Errno;
 
-use super::board::Board;
+use super::board::{Board, ended};
 use super::peer::{Peer, call_for_ever, last_errno};
 use super::{ANSWER, Cpus, Rounds};
 use crate::{Error, Result};
@@ -49,7 +49,7 @@ impl UserNotif {
         Ok(Self { listener, peer, cpus })
     }
 
-    /// Waits for a call; its id. If the child is killed meanwhile, kernels before 6.11 wait for ever.
+    /// Waits for a call; its id. ENOENT: the child was killed; kernels before 6.11 wait for ever then.
     fn receive(&self) -> Result<u64> {
         loop {
             // SAFETY: plain old data, for which zeros are valid and asked for.
@@ -60,6 +60,7 @@ impl UserNotif {
             } {
                 0 => return Ok(call.id),
                 _ if last_errno() == Errno::INTR => {}
+                _ if last_errno() == Errno::NOENT => return Err(ended()),
                 _ => return Err(Error::new("receive a notification", self.peer.pid(), last_errno())),
             }
         }
