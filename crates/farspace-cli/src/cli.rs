@@ -145,6 +145,9 @@ pub(crate) enum BenchCommand {
     /// Splicing to every kind of sink against process_vm_readv + write, interleaved in the same run
     #[command(after_help = examples("bench-splice"))]
     Splice(BenchArgs),
+    /// Answering a system call for another process: what each known way costs, interleaved in the same run
+    #[command(after_help = examples("bench-exec"))]
+    Exec(BenchExecArgs),
 }
 
 /// Arguments of `bench splice`.
@@ -156,6 +159,16 @@ pub(crate) struct BenchArgs {
     /// Directory on a disk, for the file rows [default: the current directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
+}
+
+/// Arguments of `bench exec`.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct BenchExecArgs {
+    /// Few and short rounds: to see that it works, not for figures
+    #[arg(long)]
+    pub(crate) quick: bool,
     #[command(flatten)]
     pub(crate) report: ReportArgs,
 }

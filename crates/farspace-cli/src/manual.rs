@@ -35,6 +35,10 @@ pub(crate) fn examples(command: &str) -> &'static [(&'static str, &'static str)]
             ("farspace bench splice", "all rows as a table"),
             ("farspace bench splice --quick --json", "a fast trial run"),
         ],
+        "bench-exec" => &[
+            ("farspace bench exec", "all rows as a table, in nanoseconds per call"),
+            ("farspace bench exec --quick --json", "a fast trial run"),
+        ],
         "man" => &[
             ("farspace man | man -l -", "read it"),
             ("farspace man --dir /usr/local/share/man/man1", "install all pages"),
@@ -132,7 +136,13 @@ mod tests {
     #[test]
     fn one_page_for_each_visible_command() {
         let names: Vec<String> = pages().unwrap().into_iter().map(|(name, _)| name).collect();
-        for name in ["farspace.1", "farspace-dump.1", "farspace-bench-splice.1", "farspace-completions.1"] {
+        for name in [
+            "farspace.1",
+            "farspace-dump.1",
+            "farspace-bench-splice.1",
+            "farspace-bench-exec.1",
+            "farspace-completions.1",
+        ] {
             assert!(names.contains(&name.to_owned()), "{names:?}");
         }
         assert!(!names.iter().any(|n| n.contains("target") || n.contains("help")), "{names:?}");

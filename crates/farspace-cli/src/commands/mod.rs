@@ -1,6 +1,6 @@
 //! One file per command.
 
-use crate::cli::{BenchCommand, Cli, Command};
+use crate::cli::{Cli, Command};
 
 mod bench;
 mod completions;
@@ -17,7 +17,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Splice(args) => splice::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Demo(args) => demo::run(&args),
-        Command::Bench(BenchCommand::Splice(args)) => bench::run(&args),
+        Command::Bench(command) => bench::run(&command),
         Command::Man(args) => man::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::DemoTarget(args) => crate::demo::target::run(&args),
