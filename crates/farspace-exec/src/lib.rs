@@ -36,3 +36,4 @@ pub use farspace_abi::vcpu::{MAX_VCPUS, RESERVED_BASE, RESERVED_END};
 pub use regs::{Reg, Registers};
 pub use space::{Protection, Sharing, Space};
 pub use vcpu::{Interrupter, Vcpu};
+pub use wait::Placement;

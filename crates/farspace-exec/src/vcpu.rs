@@ -9,13 +9,14 @@ use farspace_abi::RemoteAddr;
 use farspace_abi::vcpu::{KICK, VCPU_CODE, area, area_of, command};
 use farspace_sys::pidfd;
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 use crate::arch::{VcpuCode, frame};
 use crate::area::{Area, FrameAt, framed, patched};
 use crate::event::{ARCH_I386, ARCH_X86_64, Event, Fault, Route, Syscall};
 use crate::regs::{Reg, Registers};
 use crate::space::Inner;
-use crate::wait::{self, Run};
+use crate::wait::{self, Placement, Run, Tether};
 use crate::{Error, Result};
 
 /// How long a task may take to start, or to answer where no guest code is involved.
@@ -26,6 +27,9 @@ const KICK_DEADLINE: Duration = Duration::from_secs(5);
 const KICK_AGAIN: Duration = Duration::from_millis(5);
 /// How often a sleeping engine looks whether the task still lives, should the kernel not have told.
 const LOOK_ALIVE: Duration = Duration::from_secs(5);
+
+/// How long an engine sleeps before it takes the guest for one that computes.
+const FIRST_SLEEP: Duration = Duration::from_millis(2);
 
 /// CS and SS of 64-bit user code (arch/x86/include/asm/segment.h).
 const USER_CS: u16 = 0x33;
@@ -50,7 +54,8 @@ pub struct Vcpu {
     event: u32,
     state: State,
     commands: u32,
-    may_look: bool,
+    placement: Placement,
+    tether: Tether,
 }
 
 /// Where the registers of a stopped guest are.
@@ -99,7 +104,8 @@ impl Vcpu {
             event: 0,
             state: State::Lost,
             commands: 0,
-            may_look: true,
+            placement: Placement::Auto,
+            tether: Tether::default(),
         };
         vcpu.await_event(0, Some(Instant::now() + PROMPT))?;
         vcpu.accept()?;
@@ -133,7 +139,13 @@ impl Vcpu {
         if self.state == State::Lost {
             return Err(Error::Ended { pid: self.pid });
         }
-        let run = Run::begin(self.may_look);
+        let run = Run::begin(self.placement);
+        let task = Pid::from_raw(self.pid);
+        match task {
+            Some(task) if run.is_crowded() && self.placement != Placement::Apart => self.tether.tie(task),
+            Some(task) => self.tether.loosen(task),
+            None => {}
+        }
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
             self.resume(run.looks());
@@ -337,8 +349,18 @@ impl Vcpu {
             if begin.is_some() && pidfd::wait_end(self.pidfd.as_fd(), Duration::ZERO) {
                 break Err(Error::Ended { pid: self.pid });
             }
+            if begin.is_some()
+                && let Some(task) = Pid::from_raw(self.pid)
+            {
+                // A guest that computes may be better off elsewhere.
+                self.tether.untie(task);
+            }
+            let (slice, until) = match begin {
+                _ if kicked.is_some() => (KICK_AGAIN, None),
+                None => (FIRST_SLEEP, deadline),
+                Some(()) => (LOOK_ALIVE, deadline),
+            };
             begin = Some(());
-            let (slice, until) = if kicked.is_some() { (KICK_AGAIN, None) } else { (LOOK_ALIVE, deadline) };
             wait::sleep(event, self.event, slice, until);
         };
         asleep.store(0, Ordering::Relaxed);
@@ -415,9 +437,9 @@ impl Vcpu {
         Event::Syscall(Syscall { nr, args, arch, route: Route::Trapped })
     }
 
-    /// Whether a run may wait by looking; on by default, and done only where a CPU is free for it.
-    pub fn set_may_look(&mut self, may_look: bool) {
-        self.may_look = may_look;
+    /// Chooses where the vCPU runs.
+    pub fn set_placement(&mut self, placement: Placement) {
+        self.placement = placement;
     }
 
     fn damaged(&mut self, what: &'static str) -> Error {

@@ -38,6 +38,7 @@ pub use call::{TargetId, process_vmsplice};
 pub use error::{Error, Result};
 pub use exec::{ExecFlags, process_vm_exec};
 pub use farspace_abi::exec::{SigContext, SigInfo};
+pub use farspace_exec as engine;
 pub use farspace_abi::{RemoteAddr, RemoteIoVec};
 pub use farspace_inject::{Frozen, FrozenThread, Refusal, on_own_thread};
 pub use flags::SpliceFlags;

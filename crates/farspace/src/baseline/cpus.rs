@@ -34,19 +34,27 @@ impl Cpus {
     }
 
     /// Whether both share one CPU.
-    pub(super) fn is_one(self) -> bool {
+    pub fn is_one(self) -> bool {
         self.host.is_some() && self.host == self.peer
     }
 
     /// Keeps the calling thread on its CPU until the answer is dropped.
-    pub(super) fn pin_host(self) -> Result<Option<Pinned>> {
+    ///
+    /// # Errors
+    ///
+    /// EINVAL: the CPU isn't allowed.
+    pub fn pin_host(self) -> Result<Option<Pinned>> {
         let pin = |cpu| Pinned::to(cpu).ok_or(Error::new("move to a CPU", None, Errno::INVAL));
         self.host.map(pin).transpose()
     }
 
     /// Keeps the child on its CPU.
-    pub(super) fn pin_peer(self, pid: Pid) -> Result<()> {
-        let Some(cpu) = self.peer else { return Ok(()) };
+    ///
+    /// # Errors
+    ///
+    /// ESRCH, EPERM.
+    pub fn pin_peer(self, pid: i32) -> Result<()> {
+        let (Some(cpu), Some(pid)) = (self.peer, Pid::from_raw(pid)) else { return Ok(()) };
         let mut only = CpuSet::new();
         only.set(cpu);
         sched_setaffinity(Some(pid), &only)

@@ -58,7 +58,7 @@ impl Peer {
             }
         };
         let mut this = Self { pid, pidfd, board, rung: 0, watcher: None };
-        cpus.pin_peer(pid)?;
+        cpus.pin_peer(pid.as_raw_nonzero().get())?;
         let (pidfd, board) = (Arc::clone(&this.pidfd), Arc::clone(&this.board));
         let spawned = thread::Builder::new().name("baseline".into()).spawn(move || watch(&pidfd, &board));
         this.watcher = Some(spawned.map_err(|_| Error::new("start a thread", None, Errno::AGAIN))?);

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `entry` | a row to be: its name, how to start it, what it is compared with |
 //! | `baselines` | the rows of others: ptrace, seccomp, local signals, bare hand-offs |
+//! | `engine` | our own rows: guests in created spaces |
 //! | `runner` | starts all entries, then measures them in turns |
 
 use crate::cli::BenchExecArgs;
@@ -14,11 +15,12 @@ use entry::Entry;
 use runner::{FULL, QUICK};
 
 mod baselines;
+mod engine;
 mod entry;
 mod runner;
 
 /// Every row, in the order of the report: an entry stands below those it is compared with.
-const ENTRIES: &[&[Entry]] = &[baselines::ENTRIES];
+const ENTRIES: &[&[Entry]] = &[baselines::ENTRIES, engine::ENTRIES];
 
 /// Measures everything that `bench exec` reports.
 pub(crate) fn exec(args: &BenchExecArgs) -> anyhow::Result<Report> {
