@@ -13,7 +13,7 @@ use rustix::process::Pid;
 
 use crate::arch::{VcpuCode, frame};
 use crate::area::{Area, FrameAt, framed, patched};
-use crate::event::{ARCH_I386, ARCH_X86_64, Event, Fault, Route, Syscall};
+use crate::event::{ARCH_X86_64, Event, Fault, Route, Syscall};
 use crate::regs::{Reg, Registers};
 use crate::space::Inner;
 use crate::wait::{self, Placement, Run, Tether};
@@ -63,6 +63,8 @@ pub struct Vcpu {
 enum State {
     /// In the area; RCX, R11 and what isn't general is in the processor.
     Patched,
+    /// In a signal frame, after a system call by SIGSYS: number, arguments and result are in the area, too.
+    Trapped,
     /// All of them in a signal frame.
     Framed(FrameAt),
     /// The task is of no use any more.
@@ -161,6 +163,8 @@ impl Vcpu {
     pub fn reg(&self, reg: Reg) -> u64 {
         match self.state {
             State::Patched => self.area.get(patched(reg)),
+            State::Trapped if is_in_line(reg) => self.area.get(patched(reg)),
+            State::Trapped => self.area.frame().map_or(0, |frame| self.area.in_frame(frame, framed(reg))),
             State::Framed(frame) => self.area.in_frame(frame, framed(reg)),
             State::Lost => 0,
         }
@@ -177,6 +181,16 @@ impl Vcpu {
         }
         match self.state {
             State::Patched => self.area.set(patched(reg), value),
+            State::Trapped => {
+                if is_in_line(reg) {
+                    self.area.set(patched(reg), value);
+                }
+                // The stub puts the result into the frame.
+                if reg != Reg::Rax {
+                    let frame = self.frame()?;
+                    self.area.set_in_frame(frame, framed(reg), value);
+                }
+            }
             State::Framed(frame) => self.area.set_in_frame(frame, framed(reg), value),
             State::Lost => {}
         }
@@ -193,10 +207,17 @@ impl Vcpu {
     }
 
     fn set_registers(&mut self, all: &Registers) {
-        if let State::Framed(frame) = self.state {
-            for reg in Reg::ALL {
-                self.area.set_in_frame(frame, framed(reg), all[reg]);
+        let frame = match self.state {
+            State::Framed(frame) => frame,
+            State::Trapped => {
+                self.area.set(area::RAX, all[Reg::Rax]);
+                let Some(frame) = self.area.frame() else { return };
+                frame
             }
+            State::Patched | State::Lost => return,
+        };
+        for reg in Reg::ALL {
+            self.area.set_in_frame(frame, framed(reg), all[reg]);
         }
     }
 
@@ -288,6 +309,7 @@ impl Vcpu {
     fn materialize(&mut self) -> Result<FrameAt> {
         match self.state {
             State::Framed(frame) => Ok(frame),
+            State::Trapped => self.frame(),
             State::Lost => Err(Error::Ended { pid: self.pid }),
             State::Patched => {
                 let all = self.registers();
@@ -378,21 +400,19 @@ impl Vcpu {
             self.lose();
             return Err(Error::Ended { pid: self.pid });
         }
-        let expected = match (self.event >> 1).wrapping_add(1) & (u32::MAX >> 1) {
+        let expected = match (self.event >> area::KIND_BITS).wrapping_add(1) & (u32::MAX >> area::KIND_BITS) {
             0 => 1,
             next => next,
         };
-        if event >> 1 != expected {
+        if event >> area::KIND_BITS != expected {
             return Err(self.damaged("an event out of order"));
         }
         self.event = event;
-        self.state = if event & area::KIND_SIGNAL == 0 {
-            State::Patched
-        } else {
-            match self.area.frame() {
-                Some(frame) => State::Framed(frame),
-                None => return Err(self.damaged("a signal frame elsewhere")),
-            }
+        self.state = match event & ((1 << area::KIND_BITS) - 1) {
+            area::KIND_PATCHED => State::Patched,
+            area::KIND_TRAPPED => State::Trapped,
+            area::KIND_SIGNAL => State::Framed(self.frame()?),
+            _ => return Err(self.damaged("an event of no kind")),
         };
         Ok(())
     }
@@ -400,7 +420,8 @@ impl Vcpu {
     /// What the event means; `None` if the guest is to go on.
     fn classify(&mut self) -> Result<Option<Event>> {
         let frame = match self.state {
-            State::Patched => return Ok(Some(self.patched_call())),
+            State::Patched => return Ok(Some(self.call(Route::Patched))),
+            State::Trapped => return Ok(Some(self.call(Route::Trapped))),
             State::Framed(frame) => frame,
             State::Lost => return Err(Error::Ended { pid: self.pid }),
         };
@@ -409,7 +430,7 @@ impl Vcpu {
         let addr = RemoteAddr(self.area.in_frame(frame, frame::siginfo::ADDR));
         match signal {
             KICK => Ok(self.kick.swap(false, Ordering::SeqCst).then_some(Event::Interrupted)),
-            libc::SIGSYS if DISPATCHED.contains(&code) => Ok(Some(self.trapped_call(frame))),
+            libc::SIGSYS if DISPATCHED.contains(&code) => Ok(Some(self.compat_call(frame))),
             _ => {
                 let trapno = self.area.in_frame(frame, frame::TRAPNO);
                 let err = self.area.in_frame(frame, frame::ERR);
@@ -418,23 +439,24 @@ impl Vcpu {
         }
     }
 
-    fn patched_call(&self) -> Event {
-        let get = |reg| self.reg(reg);
-        let args = [Reg::Rdi, Reg::Rsi, Reg::Rdx, Reg::R10, Reg::R8, Reg::R9].map(get);
-        Event::Syscall(Syscall { nr: get(Reg::Rax), args, arch: ARCH_X86_64, route: Route::Patched })
+    /// A call of the 64-bit table.
+    fn call(&self, route: Route) -> Event {
+        let args = [area::RDI, area::RSI, area::RDX, area::R10, area::R8, area::R9].map(|at| self.area.get(at));
+        Event::Syscall(Syscall { nr: self.area.get(area::RAX), args, arch: ARCH_X86_64, route })
     }
 
-    fn trapped_call(&self, frame: FrameAt) -> Event {
+    /// A call of the 32-bit table.
+    fn compat_call(&self, frame: FrameAt) -> Event {
         let arch = self.area.word_in_frame(frame, frame::siginfo::ARCH);
         let nr = u64::from(self.area.word_in_frame(frame, frame::siginfo::SYSCALL));
-        let regs = if arch == ARCH_I386 {
-            [Reg::Rbx, Reg::Rcx, Reg::Rdx, Reg::Rsi, Reg::Rdi, Reg::Rbp]
-        } else {
-            [Reg::Rdi, Reg::Rsi, Reg::Rdx, Reg::R10, Reg::R8, Reg::R9]
-        };
-        let args =
-            regs.map(|reg| self.reg(reg) & if arch == ARCH_I386 { u64::from(u32::MAX) } else { u64::MAX });
+        let regs = [Reg::Rbx, Reg::Rcx, Reg::Rdx, Reg::Rsi, Reg::Rdi, Reg::Rbp];
+        let args = regs.map(|reg| self.reg(reg) & u64::from(u32::MAX));
         Event::Syscall(Syscall { nr, args, arch, route: Route::Trapped })
+    }
+
+    /// The frame of the newest event.
+    fn frame(&mut self) -> Result<FrameAt> {
+        self.area.frame().ok_or_else(|| self.damaged("a signal frame elsewhere"))
     }
 
     /// Chooses where the vCPU runs.
@@ -460,6 +482,11 @@ impl Drop for Vcpu {
             self.space.free_slot(self.index);
         }
     }
+}
+
+/// Whether a register is in the first line of the area after a system call.
+const fn is_in_line(reg: Reg) -> bool {
+    matches!(reg, Reg::Rax | Reg::Rdi | Reg::Rsi | Reg::Rdx | Reg::R10 | Reg::R8 | Reg::R9)
 }
 
 /// True for an address in the vCPUs' own code.
