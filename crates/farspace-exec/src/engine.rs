@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use crate::arch::VcpuCode;
 use crate::arch::image;
 use crate::orders::Orders;
+use crate::patching::Patching;
 use crate::space::Space;
 use crate::steward::{Line, RECEIVED, Steward};
 use crate::{Error, Result};
@@ -70,7 +71,7 @@ impl Engine {
     ///
     /// EAGAIN, ENOMEM, EMFILE.
     pub fn space(&self) -> Result<Space> {
-        Space::fork_of(&self.root, &self.root.steward)
+        Space::fork_of(&self.root, &self.root.steward, Patching::default())
     }
 
     /// What all spaces inherit: an address space with nothing but the stub, handlers, no privileges to gain.

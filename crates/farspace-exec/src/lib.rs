@@ -9,6 +9,7 @@
 //! | `engine` | the first steward, and what all spaces inherit |
 //! | `space` | mappings, copies, forks |
 //! | `steward`, `orders` | system calls in a space, on orders that the guest can't forge |
+//! | `patching`, `maps` | hot system call sites are rewritten, and put back when their code changes |
 //! | `vcpu`, `area`, `wait` | running a guest: events, registers, and waiting without burning a CPU |
 //! | `memory` | the memory file of a space |
 //! | `arch/x86_64` | the stub's code, its filter, and the layout of signal frames |
@@ -20,8 +21,10 @@ mod area;
 mod engine;
 mod error;
 mod event;
+mod maps;
 mod memory;
 mod orders;
+mod patching;
 mod regs;
 mod space;
 mod steward;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use farspace_abi::RemoteAddr;
 use farspace_abi::vcpu::{KICK, VCPU_CODE, area, area_of, command};
+use farspace_patch::arch::x86_64::traps::faulting_address;
 use farspace_sys::pidfd;
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -14,6 +15,7 @@ use rustix::process::Pid;
 use crate::arch::{VcpuCode, frame};
 use crate::area::{Area, FrameAt, framed, patched};
 use crate::event::{ARCH_X86_64, Event, Fault, Route, Syscall};
+use crate::patching::Place;
 use crate::regs::{Reg, Registers};
 use crate::space::Inner;
 use crate::wait::{self, Placement, Run, Tether};
@@ -34,6 +36,8 @@ const FIRST_SLEEP: Duration = Duration::from_millis(2);
 /// CS and SS of 64-bit user code (arch/x86/include/asm/segment.h).
 const USER_CS: u16 = 0x33;
 const USER_SS: u16 = 0x2b;
+/// RFLAGS.TF
+const TRAP_FLAG: u64 = 1 << 8;
 /// SYS_USER_DISPATCH and SYS_SECCOMP (include/uapi/asm-generic/siginfo.h).
 const DISPATCHED: [i32; 2] = [1, 2];
 
@@ -56,6 +60,14 @@ pub struct Vcpu {
     commands: u32,
     placement: Placement,
     tether: Tether,
+    /// Of the space's code, when the guest stopped.
+    epoch: u32,
+    /// RIP was set since: it may be in code that was rewritten.
+    is_moved: bool,
+    /// Where the guest was sent on last after it trapped on rewritten code.
+    retried: Option<u64>,
+    /// Traps in a row that led to no rewriting.
+    fruitless: u32,
 }
 
 /// Where the registers of a stopped guest are.
@@ -108,6 +120,10 @@ impl Vcpu {
             commands: 0,
             placement: Placement::Auto,
             tether: Tether::default(),
+            epoch: 0,
+            is_moved: true,
+            fruitless: 0,
+            retried: None,
         };
         vcpu.await_event(0, Some(Instant::now() + PROMPT))?;
         vcpu.accept()?;
@@ -150,10 +166,14 @@ impl Vcpu {
         }
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
+            self.settle()?;
             self.resume(run.looks());
             self.await_event(run.looks(), deadline)?;
             self.accept()?;
-            if let Some(event) = self.classify()? {
+            let event = self.classify()?;
+            self.space.running[self.index].store(false, Ordering::Release);
+            if let Some(event) = event {
+                self.retried = None;
                 return Ok(event);
             }
         }
@@ -178,6 +198,10 @@ impl Vcpu {
     pub fn set_reg(&mut self, reg: Reg, value: u64) -> Result<()> {
         if matches!(reg, Reg::Rip | Reg::Rcx | Reg::R11 | Reg::Rflags) {
             self.materialize()?;
+            self.is_moved = true;
+        }
+        if reg == Reg::Rflags && value & TRAP_FLAG != 0 {
+            self.space.stop_patching()?;
         }
         match self.state {
             State::Patched => self.area.set(patched(reg), value),
@@ -228,6 +252,10 @@ impl Vcpu {
     /// As [`Vcpu::set_reg`].
     pub fn load(&mut self, all: &Registers) -> Result<()> {
         self.materialize()?;
+        self.is_moved = true;
+        if all[Reg::Rflags] & TRAP_FLAG != 0 {
+            self.space.stop_patching()?;
+        }
         self.set_registers(all);
         Ok(())
     }
@@ -312,6 +340,7 @@ impl Vcpu {
             State::Trapped => self.frame(),
             State::Lost => Err(Error::Ended { pid: self.pid }),
             State::Patched => {
+                self.is_moved = true;
                 let all = self.registers();
                 self.commands = command::MATERIALIZE;
                 self.resume(0);
@@ -325,6 +354,36 @@ impl Vcpu {
                 }
             }
         }
+    }
+
+    /// Makes sure that the guest goes on where it should, should its code have been rewritten since it stopped.
+    fn settle(&mut self) -> Result<()> {
+        let running = &self.space.running[self.index];
+        // Before the look at the epoch: whoever takes code away looks at the two the other way round.
+        running.store(true, Ordering::SeqCst);
+        let epoch = self.space.epoch.load(Ordering::SeqCst);
+        if epoch == self.epoch && !self.is_moved {
+            return Ok(());
+        }
+        if self.state == State::Patched {
+            let (site, resume) = (self.reg(Reg::Rip).wrapping_sub(2), self.area.get(area::RESUME));
+            if self.space.patching().is_live(site, resume) {
+                self.epoch = epoch;
+                return Ok(());
+            }
+            self.materialize()?;
+        }
+        let frame = self.materialize()?;
+        let ip = self.area.in_frame(frame, frame::RIP);
+        let space = Arc::clone(&self.space);
+        let mut patching = space.patching();
+        if let Place::Moved(to) = space.landing(&mut patching, ip)? {
+            self.area.set_in_frame(frame, frame::RIP, to);
+        }
+        // Nothing is rewritten while the lock is held.
+        self.epoch = space.epoch.load(Ordering::SeqCst);
+        self.is_moved = false;
+        Ok(())
     }
 
     /// Lets the task go on from the event it waits at.
@@ -421,7 +480,10 @@ impl Vcpu {
     fn classify(&mut self) -> Result<Option<Event>> {
         let frame = match self.state {
             State::Patched => return Ok(Some(self.call(Route::Patched))),
-            State::Trapped => return Ok(Some(self.call(Route::Trapped))),
+            State::Trapped => {
+                self.note_trap();
+                return Ok(Some(self.call(Route::Trapped)));
+            }
             State::Framed(frame) => frame,
             State::Lost => return Err(Error::Ended { pid: self.pid }),
         };
@@ -429,19 +491,71 @@ impl Vcpu {
         let code = self.area.word_in_frame(frame, frame::siginfo::CODE) as i32;
         let addr = RemoteAddr(self.area.in_frame(frame, frame::siginfo::ADDR));
         match signal {
-            KICK => Ok(self.kick.swap(false, Ordering::SeqCst).then_some(Event::Interrupted)),
+            KICK => {
+                self.is_rewritten(frame, 0)?;
+                Ok(self.kick.swap(false, Ordering::SeqCst).then_some(Event::Interrupted))
+            }
             libc::SIGSYS if DISPATCHED.contains(&code) => Ok(Some(self.compat_call(frame))),
             _ => {
                 let trapno = self.area.in_frame(frame, frame::TRAPNO);
                 let err = self.area.in_frame(frame, frame::ERR);
+                if self.is_rewritten(frame, trapno)? {
+                    return Ok(None);
+                }
                 Ok(Some(Event::Fault(Fault { signal, code, addr, trapno, err })))
             }
         }
     }
 
+    /// Notes where the trap was, unless it never leads to anything: the frame is on another CPU.
+    fn note_trap(&mut self) {
+        const TIRED: u32 = 256;
+        self.fruitless = self.fruitless.wrapping_add(1);
+        if self.fruitless > TIRED && !self.fruitless.is_multiple_of(32) {
+            return;
+        }
+        let Some(frame) = self.area.frame() else { return };
+        let site = self.area.in_frame(frame, frame::RIP).wrapping_sub(2);
+        if self.space.note_trap(site, self.area.get(area::RAX)) {
+            self.fruitless = 0;
+        }
+    }
+
+    /// After a fault: true if it was only that of code that was rewritten; the guest then goes on elsewhere. Otherwise
+    /// RIP becomes what it would be without the rewriting.
+    fn is_rewritten(&mut self, frame: FrameAt, trapno: u64) -> Result<bool> {
+        if self.space.epoch.load(Ordering::SeqCst) == 0 {
+            return Ok(false);
+        }
+        let space = Arc::clone(&self.space);
+        let mut patching = space.patching();
+        let ip = self.area.in_frame(frame, frame::RIP);
+        if let Place::Moved(origin) = patching.origin(ip) {
+            self.area.set_in_frame(frame, frame::RIP, origin);
+            self.is_moved = true;
+            return Ok(false);
+        }
+        // #BP, #UD, #GP
+        if ![3, 6, 13].contains(&trapno) {
+            return Ok(false);
+        }
+        let ip = faulting_address(trapno, ip);
+        // Twice in a row at one address is the guest's own doing.
+        if !patching.has_patch(ip) || self.retried.replace(ip) == Some(ip) {
+            return Ok(false);
+        }
+        let to = match space.landing(&mut patching, ip)? {
+            Place::Moved(to) => to,
+            Place::Same => ip,
+        };
+        self.area.set_in_frame(frame, frame::RIP, to);
+        Ok(true)
+    }
+
     /// A call of the 64-bit table.
     fn call(&self, route: Route) -> Event {
-        let args = [area::RDI, area::RSI, area::RDX, area::R10, area::R8, area::R9].map(|at| self.area.get(at));
+        let args =
+            [area::RDI, area::RSI, area::RDX, area::R10, area::R8, area::R9].map(|at| self.area.get(at));
         Event::Syscall(Syscall { nr: self.area.get(area::RAX), args, arch: ARCH_X86_64, route })
     }
 
