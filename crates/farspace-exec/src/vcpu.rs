@@ -58,6 +58,8 @@ pub struct Vcpu {
     event: u32,
     state: State,
     commands: u32,
+    /// Commands and looks as the stub has them.
+    told: (u32, u32),
     placement: Placement,
     tether: Tether,
     /// Of the space's code, when the guest stopped.
@@ -118,6 +120,7 @@ impl Vcpu {
             event: 0,
             state: State::Lost,
             commands: 0,
+            told: (u32::MAX, 0),
             placement: Placement::Auto,
             tether: Tether::default(),
             epoch: 0,
@@ -125,7 +128,7 @@ impl Vcpu {
             fruitless: 0,
             retried: None,
         };
-        vcpu.await_event(0, Some(Instant::now() + PROMPT))?;
+        vcpu.await_event(0, Some(PROMPT))?;
         vcpu.accept()?;
         // A clean start: nothing of the stub's in the registers.
         vcpu.set_registers(&Registers::default());
@@ -151,7 +154,7 @@ impl Vcpu {
     /// Ended: the task was killed; Unresponsive: it didn't stop, not even when told to (it was killed then);
     /// Damaged: the guest has written nonsense to its control area (it was killed).
     pub fn run(&mut self, timeout: Option<Duration>) -> Result<Event> {
-        if self.kick.swap(false, Ordering::SeqCst) {
+        if self.kick.load(Ordering::SeqCst) && self.kick.swap(false, Ordering::SeqCst) {
             return Ok(Event::Interrupted);
         }
         if self.state == State::Lost {
@@ -164,11 +167,10 @@ impl Vcpu {
             Some(task) => self.tether.loosen(task),
             None => {}
         }
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
             self.settle()?;
             self.resume(run.looks());
-            self.await_event(run.looks(), deadline)?;
+            self.await_event(run.looks(), timeout)?;
             self.accept()?;
             let event = self.classify()?;
             self.space.running[self.index].store(false, Ordering::Release);
@@ -344,7 +346,7 @@ impl Vcpu {
                 let all = self.registers();
                 self.commands = command::MATERIALIZE;
                 self.resume(0);
-                self.await_event(0, Some(Instant::now() + PROMPT))?;
+                self.await_event(0, Some(PROMPT))?;
                 self.accept()?;
                 self.commands = 0;
                 self.set_registers(&all);
@@ -388,8 +390,12 @@ impl Vcpu {
 
     /// Lets the task go on from the event it waits at.
     fn resume(&mut self, looks: u32) {
-        self.area.word(area::COMMAND).store(self.commands, Ordering::Relaxed);
-        self.area.word(area::LOOKS).store(looks, Ordering::Relaxed);
+        // Written only if it changes: the line then stays in both caches.
+        if self.told != (self.commands, looks) {
+            self.area.word(area::COMMAND).store(self.commands, Ordering::Relaxed);
+            self.area.word(area::LOOKS).store(looks, Ordering::Relaxed);
+            self.told = (self.commands, looks);
+        }
         self.commands = 0;
         let answered = self.area.word(area::ANSWERED);
         answered.store(self.event, Ordering::SeqCst);
@@ -399,7 +405,7 @@ impl Vcpu {
     }
 
     /// Waits for an event other than the present one.
-    fn await_event(&mut self, looks: u32, deadline: Option<Instant>) -> Result<()> {
+    fn await_event(&mut self, looks: u32, timeout: Option<Duration>) -> Result<()> {
         let event = self.area.word(area::EVENT);
         for _ in 0..looks {
             if event.load(Ordering::Acquire) != self.event {
@@ -407,6 +413,8 @@ impl Vcpu {
             }
             std::hint::spin_loop();
         }
+        // The clock is only looked at once it takes longer.
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let asleep = self.area.word(area::ENGINE_ASLEEP);
         let mut kicked: Option<Instant> = None;
         let mut begin = None;

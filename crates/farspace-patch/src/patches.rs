@@ -216,7 +216,7 @@ fn overlapping<'a, T>(
 }
 
 fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
-    a.start < b.end && b.start < a.end
+    !a.is_empty() && !b.is_empty() && a.start < b.end && b.start < a.end
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub enum Refusal {
         /// The instruction.
         at: u64,
     },
-    /// A transaction's begin or end: its abort address is relative to the instruction.
+    /// A transaction's begin or abort: where it continues is relative to the instruction.
     #[error("a transaction at {at:#x}")]
     Transaction {
         /// The instruction.

@@ -115,7 +115,7 @@ impl Site {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Landing<'a> {
     /// It stands at the site itself, which traps only while the patch is made or undone. Serve the system call and
-    /// continue at [`Site::after`].
+    /// continue at [`Site::after`], or let it enter the [trampoline](Site::trampoline).
     Syscall(&'a Site),
     /// It stands at an instruction that was relocated. Continue at `to`.
     Copy {

@@ -14,7 +14,7 @@ use farspace_patch::arch::x86_64::{WINDOW_MAX, traps::faulting_address};
 use farspace_patch::{Landing, Patches, Plan, Refusal, Step};
 
 /// Length of the code pages, and of the data page behind them.
-pub(crate) const CODE_LEN: usize = 0x1000;
+pub(crate) const CODE_LEN: usize = 0x2000;
 pub(crate) const DATA_LEN: usize = 0x1000;
 
 /// Where the common code keeps the address to return to, in the data page; tests use what is below.
@@ -59,7 +59,7 @@ impl Machine {
         for signal in [libc::SIGILL, libc::SIGSEGV, libc::SIGTRAP, libc::SIGBUS] {
             catch(signal);
         }
-        let base = map(0, CODE_LEN + DATA_LEN + CODE_LEN);
+        let base = try_map(0, CODE_LEN + DATA_LEN + CODE_LEN).expect("memory");
         let common = base + (CODE_LEN + DATA_LEN) as u64;
         let machine = Self { base, common, patches: Patches::default(), _lock: lock };
         machine.write(common, &common_code(common, machine.data() + SAVED_AT as u64));
@@ -95,10 +95,13 @@ impl Machine {
     /// Plans the site, maps and writes its trampoline. What is left to do are the steps.
     pub(crate) fn prepare(&mut self, at: u64) -> Result<Plan, Refusal> {
         let code = self.read(at, WINDOW_MAX);
-        let plan = self.patches.plan(at, &code, self.common, &free())?;
-        if let Some(page) = plan.new_page() {
-            assert_eq!(map(page, 4096), page);
-        }
+        // The test runner's threads map and unmap meanwhile: what was free may be taken.
+        let plan = loop {
+            let plan = self.patches.plan(at, &code, self.common, &free())?;
+            if plan.new_page().is_none_or(|page| try_map(page, 4096) == Some(page)) {
+                break plan;
+            }
+        };
         self.write(plan.site().trampoline().start, plan.trampoline());
         self.patches.commit(plan.clone()).expect("a fresh plan");
         Ok(plan)
@@ -155,15 +158,14 @@ impl Drop for Machine {
     }
 }
 
-/// Maps pages for everything: somewhere, or exactly at an address that is free.
-pub(crate) fn map(at: u64, len: usize) -> u64 {
+/// Maps pages for everything: somewhere, or (if `at` isn't 0) exactly at an address that is free.
+fn try_map(at: u64, len: usize) -> Option<u64> {
     let protection = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
     let exact = if at == 0 { 0 } else { libc::MAP_FIXED_NOREPLACE };
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | exact;
     // SAFETY: replaces no mapping.
     let address = unsafe { libc::mmap(at as *mut _, len, protection, flags, -1, 0) };
-    assert_ne!(address, libc::MAP_FAILED);
-    address as u64
+    (address != libc::MAP_FAILED).then_some(address as u64)
 }
 
 /// The gaps between this process's mappings.
@@ -226,8 +228,8 @@ extern "C" fn on_fault(_signal: i32, _info: *mut libc::siginfo_t, context: *mut 
     if let Some(target) = target {
         LANDINGS.fetch_add(1, SeqCst);
         registers[libc::REG_RIP as usize] = target as i64;
-    } else if STACK.load(SeqCst) == 0 {
-        // SAFETY: not a fault of the tests' code.
+    } else if STACK.load(SeqCst) == 0 || FAULT_AT.load(SeqCst) != 0 {
+        // SAFETY: not a fault of the tests' code, or one on the way out.
         unsafe { libc::abort() }
     } else {
         FAULT_AT.store(ip, SeqCst);
