@@ -1,6 +1,6 @@
 //! Structures as the guest reads and writes them.
 
-use rustix::fs::{Stat, Statx, StatxTimestamp, Timespec};
+use rustix::fs::{Stat, StatFs, Statx, StatxTimestamp, Timespec};
 
 /// Bytes in the making.
 #[derive(Debug, Default)]
@@ -72,6 +72,16 @@ pub(crate) fn statx(statx: &Statx) -> Vec<u8> {
     let devices = [statx.stx_rdev_major, statx.stx_rdev_minor, statx.stx_dev_major, statx.stx_dev_minor];
     bytes.u32s(devices);
     bytes.0.resize(256, 0);
+    bytes.0
+}
+
+/// `struct statfs` (include/uapi/asm-generic/statfs.h), without the id of the file system.
+pub(crate) fn statfs(statfs: &StatFs) -> Vec<u8> {
+    let mut bytes = Bytes::default();
+    bytes.u64s([statfs.f_type as u64, statfs.f_bsize as u64]);
+    bytes.u64s([statfs.f_blocks, statfs.f_bfree, statfs.f_bavail, statfs.f_files, statfs.f_ffree, 0]);
+    bytes.u64s([statfs.f_namelen as u64, statfs.f_frsize as u64, statfs.f_flags as u64]);
+    bytes.0.resize(120, 0);
     bytes.0
 }
 

@@ -41,6 +41,22 @@ pub(crate) const CALLS: &[(i64, Call)] = &[
         Ok(0)
     }),
     (libc::SYS_utimensat, utimensat),
+    (libc::SYS_statfs, |kernel, &[name, at, ..]| {
+        let file = kernel.find(HERE, name, OFlags::empty())?;
+        kernel.memory.write(at, &layout::statfs(&rustix::fs::fstatfs(&file)?))?;
+        Ok(0)
+    }),
+    (libc::SYS_fstatfs, |kernel, &[fd, at, ..]| {
+        let statfs = rustix::fs::fstatfs(&kernel.files.get(fd)?.host)?;
+        kernel.memory.write(at, &layout::statfs(&statfs))?;
+        Ok(0)
+    }),
+    (libc::SYS_getxattr, no_attributes),
+    (libc::SYS_lgetxattr, no_attributes),
+    (libc::SYS_fgetxattr, no_attributes),
+    (libc::SYS_listxattr, no_attributes),
+    (libc::SYS_llistxattr, no_attributes),
+    (libc::SYS_flistxattr, no_attributes),
     (libc::SYS_truncate, |kernel, &[name, len, ..]| {
         let path = kernel.path(HERE, name)?;
         rustix::fs::ftruncate(&kernel.paths.open(&path, OFlags::WRONLY, Mode::empty())?, len)?;
@@ -88,6 +104,11 @@ fn chmod(kernel: &mut Kernel, at: u64, name: u64, mode: u64) -> Answer {
     let file = kernel.find(at, name, OFlags::empty())?;
     rustix::fs::chmod(descriptor(&file), Mode::from_raw_mode(mode as u32))?;
     Ok(0)
+}
+
+/// As on a file system that has no extended attributes (xattr(7)).
+fn no_attributes(_: &mut Kernel, _: &[u64; 6]) -> Answer {
+    Err(Errno::OPNOTSUPP.into())
 }
 
 /// -1 leaves an id as it is.

@@ -26,8 +26,16 @@ pub(crate) const CALLS: &[(i64, Call)] = &[
     (libc::SYS_getgroups, getgroups),
     // One thread only: nobody would use the list.
     (libc::SYS_set_robust_list, |_, _| Ok(0)),
+    // It never has children.
+    (libc::SYS_wait4, |_, _| Err(Errno::CHILD.into())),
+    (libc::SYS_futex, futex),
+    (libc::SYS_prctl, |_, args| match args[0] as i32 {
+        // The name of a thread is for others to see.
+        libc::PR_SET_NAME => Ok(0),
+        _ => Err(Errno::INVAL.into()),
+    }),
     // The C library does without.
-    (libc::SYS_rseq, |_, _| Err(Stop::Errno(Errno::NOSYS))),
+    (libc::SYS_rseq, |_, _| Err(Errno::NOSYS.into())),
     (libc::SYS_getrandom, |kernel, &[at, len, ..]| {
         let mut bytes = vec![0; len.min(256) as usize];
         let count = rustix::rand::getrandom(&mut bytes[..], GetRandomFlags::empty())?;
@@ -45,6 +53,20 @@ pub(crate) fn own_pid() -> u64 {
 
 fn exit(_: &mut Kernel, args: &[u64; 6]) -> Answer {
     Err(Stop::End(Ending::Exited(args[0] as u8)))
+}
+
+/// There is one thread: nobody is there to be woken, and nobody to wake it.
+fn futex(kernel: &mut Kernel, &[at, operation, value, ..]: &[u64; 6]) -> Answer {
+    match operation as i32 & libc::FUTEX_CMD_MASK {
+        libc::FUTEX_WAKE | libc::FUTEX_WAKE_BITSET => Ok(0),
+        libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET => {
+            let mut now = [0; 4];
+            kernel.memory.read(at, &mut now)?;
+            let changed = u32::from_le_bytes(now) != value as u32;
+            Err(if changed { Errno::AGAIN } else { Errno::DEADLK }.into())
+        }
+        _ => Err(Errno::OPNOTSUPP.into()),
+    }
 }
 
 fn arch_prctl(kernel: &mut Kernel, &[code, address, ..]: &[u64; 6]) -> Answer {
