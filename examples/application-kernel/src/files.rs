@@ -132,7 +132,10 @@ fn write_from(kernel: &mut Kernel, fd: u64, ranges: &[(u64, u64)], offset: Optio
     match written {
         Ok(count) => Ok(count as u64),
         // This process ignores the signal; the guest may not.
-        Err(Errno::PIPE) => Err(kernel.signals.raise(libc::SIGPIPE).err().unwrap_or(Errno::PIPE.into())),
+        Err(Errno::PIPE) => match kernel.signals.raise(libc::SIGPIPE) {
+            Err(end @ Stop::End(_)) => Err(end),
+            _ => Err(Errno::PIPE.into()),
+        },
         Err(errno) => Err(errno.into()),
     }
 }

@@ -1,5 +1,7 @@
 //! An application kernel: runs a Linux program in a space of its own and answers its system calls and page faults.
 //!
+//! `cargo run --release -p application-kernel -- --stats busybox sha256sum FILE`
+//!
 //! It shows what farspace-exec gives and what is left to its user. The program is unmodified (static or dynamic, one
 //! process, one thread); everything it sees of the world goes through one table of functions:
 //!

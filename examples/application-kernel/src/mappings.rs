@@ -7,7 +7,7 @@ use farspace_exec::{Protection, Sharing};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::kernel::{Answer, Call, Kernel, Stop};
+use crate::kernel::{Answer, Call, Ending, Kernel, Stop};
 use crate::memory::{Backing, PAGE};
 
 pub(crate) const CALLS: &[(i64, Call)] = &[
@@ -80,15 +80,15 @@ fn mprotect(kernel: &mut Kernel, &[at, len, bits, ..]: &[u64; 6]) -> Answer {
     Ok(0)
 }
 
-/// Within one region, as allocators use it. What has to move is copied: a space has no way to move pages.
 fn mremap(kernel: &mut Kernel, &[at, old_len, new_len, flags, ..]: &[u64; 6]) -> Answer {
     const MAYMOVE: u64 = 1;
     let (old, new) = (range(at, old_len)?, range(at, new_len)?);
-    let memory = &mut kernel.memory;
-    let (start, region) = memory.region(at).ok_or(Errno::FAULT)?;
-    let (protection, backing) = (region.protection, region.backing.clone());
-    if flags & !MAYMOVE != 0 || !matches!(backing, Backing::Anonymous) || start > at {
+    if flags & !MAYMOVE != 0 {
         return Err(Errno::INVAL.into());
+    }
+    let memory = &mut kernel.memory;
+    if !memory.is_mapped(&old) {
+        return Err(Errno::FAULT.into());
     }
     if new.end <= old.end {
         if new.end < old.end {
@@ -96,23 +96,22 @@ fn mremap(kernel: &mut Kernel, &[at, old_len, new_len, flags, ..]: &[u64; 6]) ->
         }
         return Ok(at);
     }
-    if memory.is_free(&(old.end..new.end))
-        && memory.map(old.end..new.end, protection, Backing::Anonymous).is_ok()
-    {
-        return Ok(at);
-    }
-    if flags & MAYMOVE == 0 {
+    let (start, last) = memory.region(old.end - 1).ok_or(Errno::FAULT)?;
+    let (protection, more) = (last.protection, last.backing.skip(old.end - start));
+    let stays = memory.is_free(&(old.end..new.end));
+    if !stays && flags & MAYMOVE == 0 {
         return Err(Errno::NOMEM.into());
     }
-    let to = memory.gap(new.end - new.start)?;
-    memory.map(to.clone(), protection, Backing::Anonymous)?;
-    let mut piece = vec![0; 1 << 20];
-    for from in old.clone().step_by(piece.len()) {
-        let len = (old.end - from).min(piece.len() as u64) as usize;
-        memory.read(from, &mut piece[..len])?;
-        memory.write(to.start + (from - at), &piece[..len])?;
+    let to = if stays { new } else { memory.gap(new.end - at)? };
+    let old_len = old.end - at;
+    if to.start != at {
+        // Half of it may be there and half here: as if memory had run out.
+        memory.relocate(old, to.start).map_err(|stop| match stop {
+            Stop::Errno(_) => Stop::End(Ending::Killed(libc::SIGKILL)),
+            stop => stop,
+        })?;
     }
-    memory.unmap(old)?;
+    memory.map(to.start + old_len..to.end, protection, more)?;
     Ok(to.start)
 }
 

@@ -36,7 +36,7 @@ pub(crate) enum Backing {
 
 impl Backing {
     /// The backing `bytes` further on.
-    fn skip(&self, bytes: u64) -> Self {
+    pub(crate) fn skip(&self, bytes: u64) -> Self {
         match self {
             Self::Anonymous => Self::Anonymous,
             Self::File(file, offset, sharing) => Self::File(Rc::clone(file), offset + bytes, *sharing),
@@ -108,6 +108,29 @@ impl AddressSpace {
         Ok(())
     }
 
+    /// Moves a range to where nothing is. A space can't move pages: contents are copied, but for those of a shared file,
+    /// which show there by themselves.
+    pub(crate) fn relocate(&mut self, range: Range<u64>, to: u64) -> Result<(), Stop> {
+        for (start, mut region) in self.take(&range) {
+            let new = to + (start - range.start);
+            let len = region.end - start;
+            let shared = matches!(region.backing, Backing::File(_, _, Sharing::Shared));
+            if region.present && !shared {
+                self.space.map_anonymous(RemoteAddr(new), len, region.protection)?;
+                let mut contents = vec![0; len as usize];
+                let count = self.space.read(RemoteAddr(start), &mut contents)?;
+                self.space.write(RemoteAddr(new), &contents[..count])?;
+                region.backing = Backing::Anonymous;
+            }
+            if region.present {
+                self.space.unmap(RemoteAddr(start), len)?;
+            }
+            region.present &= !shared;
+            self.insert(new, Region { end: new + len, ..region });
+        }
+        Ok(())
+    }
+
     pub(crate) fn protect(&mut self, range: Range<u64>, protection: Protection) -> Result<(), Stop> {
         if !self.is_mapped(&range) {
             return Err(Errno::NOMEM.into());
@@ -140,12 +163,13 @@ impl AddressSpace {
         Ok(range)
     }
 
-    /// True if nothing is mapped in the range.
+    /// True if nothing is mapped in the range, and something may be.
     pub(crate) fn is_free(&self, range: &Range<u64>) -> bool {
-        self.regions.range(..range.end).next_back().is_none_or(|(_, region)| region.end <= range.start)
+        let last = self.regions.range(..range.end).next_back();
+        allowed(range).is_ok() && last.is_none_or(|(_, region)| region.end <= range.start)
     }
 
-    fn is_mapped(&self, range: &Range<u64>) -> bool {
+    pub(crate) fn is_mapped(&self, range: &Range<u64>) -> bool {
         let mut at = range.start;
         while at < range.end {
             match self.region(at) {
@@ -185,10 +209,9 @@ impl AddressSpace {
                 Access::Write => Protection::WRITE,
                 Access::Execute => Protection::EXECUTE,
             };
-            // The processor can't write or execute what it can't read.
-            if !region.protection.contains(needed)
-                && !(access == Access::Read && !region.protection.is_empty())
-            {
+            // The processor can't write or execute without reading.
+            let readable = access == Access::Read && !region.protection.is_empty();
+            if !readable && !region.protection.contains(needed) {
                 return Err(Errno::FAULT.into());
             }
             if region.present {

@@ -1,9 +1,10 @@
 //! What the application kernel itself promises: the root, how programs end, what it tells.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
-use std::process::Output;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
 use crate::places::{Places, busybox, kernel, text};
 
@@ -76,6 +77,20 @@ fn ends_are_passed_on() {
 }
 
 #[test]
+fn a_broken_pipe_ends_the_guest() {
+    let mut yes = kernel()
+        .arg(busybox())
+        .arg("yes")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("a run");
+    let mut bytes = [0; 4];
+    yes.stdout.take().expect("a pipe").read_exact(&mut bytes).expect("read");
+    assert_eq!((&bytes, yes.wait().expect("an end").code()), (b"y\ny\n", Some(128 + 13)));
+}
+
+#[test]
 fn what_is_not_known_is_told() {
     // mov eax, 999; syscall; neg eax
     let code = [&[0xb8, 0xe7, 3, 0, 0, 0x0f, 0x05, 0xf7, 0xd8][..], &EXIT_WITH_EAX].concat();
@@ -134,14 +149,32 @@ fn dynamic_and_position_independent_programs() {
         kernel().args(["/bin/bash", "-c", "echo $((6 * 7)) ${BASH_VERSION:+bash}"]).output().expect("a run");
     assert_eq!(text(&output.stdout), "42 bash\n");
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let (source, program) = (directory.path().join("hello.c"), directory.path().join("hello"));
-    fs::write(&source, "#include <stdio.h>\nstatic const char *s = \"hello\";\nint main() { puts(s); }")
-        .expect("write");
+    let source = "#include <stdio.h>\nstatic const char *s = \"hello\";\nint main() { puts(s); }";
     for linking in ["-static-pie", "-pie", "-static"] {
-        let built =
-            std::process::Command::new("cc").arg(linking).arg("-o").args([&program, &source]).status();
-        assert!(built.expect("cc").success(), "{linking}");
-        let output = kernel().arg(Path::new(&program)).output().expect("a run");
+        let output = kernel().arg(compile(directory.path(), source, linking)).output().expect("a run");
         assert_eq!((&text(&output.stdout)[..], &text(&output.stderr)[..]), ("hello\n", ""), "{linking}");
     }
+}
+
+#[test]
+fn mappings() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let program = compile(directory.path(), include_str!("mappings.c"), "-static");
+    let file = directory.path().join("file");
+    for mut command in [Command::new(&program), kernel()] {
+        if command.get_program() != program {
+            command.arg(&program);
+        }
+        let output = command.arg(&file).output().expect("a run");
+        assert_eq!((&text(&output.stdout)[..], &text(&output.stderr)[..]), ("done\n", ""), "{command:?}");
+        assert_eq!(fs::read(&file).expect("a file")[5000..5006], *b"shared");
+    }
+}
+
+fn compile(directory: &Path, source: &str, linking: &str) -> PathBuf {
+    let (file, program) = (directory.join("source.c"), directory.join("program"));
+    fs::write(&file, source).expect("write");
+    let built = Command::new("cc").arg(linking).arg("-o").args([&program, &file]).status();
+    assert!(built.expect("cc").success(), "{linking}");
+    program
 }
