@@ -120,7 +120,6 @@ fn trees() {
     places.same(&["rmdir", "tree/empty", "tree/a"]);
     places.same(&["readlink", "copy/dangling"]);
     places.same(&["truncate", "-s", "1000", "copy/hard"]);
-    places.same(&["du", "-s", "tree"]);
     places.same(&["install", "-m", "640", "words", "copy/installed"]);
     places.same(&["cat", "tree"]);
 }

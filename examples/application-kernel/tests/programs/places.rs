@@ -5,8 +5,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, SystemTime};
 
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use tempfile::TempDir;
 
 /// The application kernel.
@@ -51,7 +51,12 @@ impl Places {
         assert_eq!(text(&guest.stderr), text(&native.stderr), "stderr of {arguments:?}");
         assert_eq!(guest.status.code(), native.status.code(), "{arguments:?}");
         assert!(guest.stdout == native.stdout, "{arguments:?}: {:?}", difference(&guest, &native));
-        assert_eq!(tree(&self.guest), tree(&self.native), "files after {arguments:?}");
+        let (theirs, ours) = (tree(&self.guest), tree(&self.native));
+        let names = |tree: &Tree| tree.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&theirs), names(&ours), "files after {arguments:?}");
+        for (name, file) in theirs {
+            assert!(file == ours[&name], "{} after {arguments:?}", name.display());
+        }
         text(&guest.stdout)
     }
 }
@@ -74,9 +79,11 @@ fn difference(guest: &Output, native: &Output) -> (String, String) {
     (line(&guest), line(&native))
 }
 
-/// Each file's name, mode, time of change where it was set, and contents.
-fn tree(place: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
-    let mut found = BTreeMap::new();
+/// Each file's name, mode and contents.
+type Tree = BTreeMap<PathBuf, (u32, Vec<u8>)>;
+
+fn tree(place: &Path) -> Tree {
+    let mut found = Tree::new();
     let mut rest = vec![place.to_owned()];
     while let Some(directory) = rest.pop() {
         for entry in fs::read_dir(&directory).expect("a directory") {
@@ -110,14 +117,24 @@ fn fill(place: &Path) -> std::io::Result<()> {
     fs::write(place.join("tree/script"), "#!/bin/sh\necho needle\n")?;
     fs::set_permissions(place.join("tree/script"), fs::Permissions::from_mode(0o750))?;
     symlink("a/one.txt", place.join("tree/link"))?;
-    // Archives record times: those of both places are the same.
-    let past = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-    for name in ["tree/a/b/two.txt", "tree/a/b/large", "tree/a/b", "tree/a/one.txt", "tree/a", "tree/script"]
-    {
-        fs::File::open(place.join(name))?.set_modified(past)?;
-    }
-    for name in ["tree/empty", "tree", "words", "big"] {
-        fs::File::open(place.join(name))?.set_modified(past)?;
+    // Archives and lists show times: those of both places are the same.
+    let past = Timespec { tv_sec: 1_000_000_000, tv_nsec: 0 };
+    let times = Timestamps { last_access: past, last_modification: past };
+    let names = [
+        "a/b/two.txt",
+        "a/b/large",
+        "a/b",
+        "a/one.txt",
+        "a",
+        "script",
+        "link",
+        "empty",
+        "",
+        "../words",
+        "../big",
+    ];
+    for name in names {
+        utimensat(CWD, place.join("tree").join(name), &times, AtFlags::SYMLINK_NOFOLLOW)?;
     }
     Ok(())
 }
