@@ -49,7 +49,8 @@ impl<'a> Channel<'a> {
     }
 
     /// As [`Channel::syscall`], for a call that may block for as long as `go_on` allows: it is asked 20 times a
-    /// second. When it says `Break`, or a signal handler of this thread runs, the agent's call is interrupted.
+    /// second. When it says `Break`, a signal handler of this thread runs, or the target ends, the agent's call is
+    /// interrupted.
     ///
     /// # Errors
     ///
@@ -209,15 +210,18 @@ impl Pending<'_> {
             if let Look::Answered(result) = look {
                 return Ok(result);
             }
-            if deadline.is_none() && (look == Look::Signal || go_on().is_break()) {
+            let agent = self.channel.agent;
+            // An agent that waits doesn't notice the end of the target by itself.
+            let mut is_over = || agent.check().is_err() || go_on().is_break();
+            if deadline.is_none() && (look == Look::Signal || is_over()) {
                 deadline = Some(Instant::now() + PROMPT);
             }
             match deadline {
                 Some(deadline) if Instant::now() > deadline => {
-                    return Err(self.channel.agent.error(operation, Errno::TIMEDOUT));
+                    return Err(agent.error(operation, Errno::TIMEDOUT));
                 }
                 // Again at each look: the agent may not have begun with the call the last time.
-                Some(_) => kick::kick(self.channel.agent),
+                Some(_) => kick::kick(agent),
                 None => {}
             }
         }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `call` | one call: what is allowed, its descriptors, its result |
 //! | `own` | keeping calls away from farspace's own memory in the target |
+//! | `ready` | waiting for a descriptor that isn't ready |
 //! | `memory` | typed calls: mmap, mprotect, munmap, mremap, madvise |
 //! | `descriptor` | typed calls that make descriptors: memfd_create, userfaultfd |
 //! | `scratch` | memory in the target for arguments and results |
@@ -18,6 +19,7 @@ mod call;
 mod descriptor;
 mod memory;
 mod own;
+mod ready;
 mod scratch;
 
 pub use call::{Arg, Permit, Returned};

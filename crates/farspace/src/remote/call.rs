@@ -8,7 +8,7 @@ use farspace_inject::{Agent, RemoteFd};
 use farspace_sys::{arch, pidfd};
 use rustix::io::Errno;
 
-use super::own;
+use super::{own, ready};
 use crate::syscalls::{self, Call, Gives};
 use crate::{Error, Result, Target};
 
@@ -22,6 +22,16 @@ pub enum Arg<'a> {
     Word(u64),
     /// A descriptor of this process, of which the agent gets a copy for the call.
     Fd(BorrowedFd<'a>),
+}
+
+impl Arg<'_> {
+    /// The number, or 0 in the place of a descriptor.
+    fn word(self) -> u64 {
+        match self {
+            Self::Word(word) => word,
+            Self::Fd(_) => 0,
+        }
+    }
 }
 
 impl From<u64> for Arg<'_> {
@@ -65,8 +75,9 @@ impl Returned {
 impl Target {
     /// Makes one system call in the target's address space; one that blocks, blocks until a signal arrives.
     ///
-    /// A signal whose handler runs on this thread ends a call that blocks, with EINTR. One call is made at a time:
-    /// others on this handle wait for it.
+    /// A signal whose handler runs on this thread ends a call that blocks, with EINTR. The wait for a pipe, socket or
+    /// terminal to be ready is this thread's; only what blocks beyond that (a write of more than there is room for,
+    /// a futex) blocks the agent, and then the other calls on this handle wait for it.
     ///
     /// # Errors
     ///
@@ -93,14 +104,25 @@ impl Target {
         let agent = self.agent(MAKE)?;
         let call = self.check_allowed(nr, &args, permit)?;
         agent.check()?;
-        let sent = match Sent::new(agent, call, args) {
-            Ok(sent) => sent,
-            Err(Refused::ByNumber(errno)) => return Ok(Returned::Errno(errno)),
-            Err(Refused::ByAgent(error)) => return Err(error.into()),
+        let owned = match own_descriptor(call, &args) {
+            Ok(owned) => owned,
+            Err(errno) => return Ok(Returned::Errno(errno)),
         };
-        own::check(self.pid(), agent, nr, call, &sent.words)?;
+        let mut args: [Arg<'_>; 6] = args;
+        if let (Some(i), Some(fd)) = (call.and_then(|call| call.fd), &owned) {
+            args[i] = Arg::Fd(fd.as_fd());
+        }
+        own::check(self.pid(), agent, nr, call, &args.map(Arg::word))?;
+        if let Some(call) = call
+            && let Err(errno) = ready::wait(call, &args, go_on, || Ok(agent.check()?))?
+        {
+            return Ok(Returned::Errno(errno));
+        }
+        let sent = Sent::new(agent, args)?;
         let result = agent.channel().blocking_syscall(nr, sent.words, go_on)?;
-        if arch::is_restart(result) {
+        if arch::is_restart(result) || result == -i64::from(libc::EINTR) {
+            // The end of the target interrupts, too.
+            agent.check()?;
             return Ok(Returned::Errno(Errno::INTR));
         }
         match result {
@@ -115,7 +137,7 @@ impl Target {
 
     fn check_allowed(&self, nr: u64, args: &[Arg<'_>; 6], permit: Permit) -> Result<Option<&'static Call>> {
         let call = syscalls::find(nr);
-        let words = args.map(|arg| if let Arg::Word(word) = arg { word } else { 0 });
+        let words = args.map(Arg::word);
         let reason = match (call, permit) {
             (Some(_), _) => return Ok(call),
             (None, _) if let Some(why) = syscalls::forbidden(nr, &words) => why,
@@ -133,46 +155,31 @@ struct Sent {
     _fds: Vec<RemoteFd>,
 }
 
-/// Why arguments couldn't be sent.
-enum Refused {
-    /// A number that is no descriptor here: what the call itself would say.
-    ByNumber(Errno),
-    ByAgent(farspace_inject::Error),
-}
-
 impl Sent {
-    fn new(
-        agent: &Arc<Agent>,
-        call: Option<&Call>,
-        args: [Arg<'_>; 6],
-    ) -> std::result::Result<Self, Refused> {
-        let mut words = [0; 6];
+    fn new(agent: &Arc<Agent>, args: [Arg<'_>; 6]) -> Result<Self> {
+        let mut words = args.map(Arg::word);
         let mut fds = Vec::new();
-        for (i, arg) in args.into_iter().enumerate() {
-            let in_place_of_fd = call.is_some_and(|call| call.fd == Some(i));
-            let remote = match arg {
-                Arg::Fd(fd) => agent.send_fd(fd).map_err(Refused::ByAgent)?,
-                // The kernel takes the low 32 bits; a negative number is none in any table (and mmap's -1).
-                Arg::Word(word) if in_place_of_fd && word as i32 >= 0 && !is_anonymous(call, &args) => {
-                    let own = own_fd(word as i32).map_err(Refused::ByNumber)?;
-                    agent.send_fd(own.as_fd()).map_err(Refused::ByAgent)?
-                }
-                Arg::Word(word) => {
-                    words[i] = word;
-                    continue;
-                }
-            };
-            words[i] = remote.number() as u64;
-            fds.push(remote);
+        for (word, arg) in words.iter_mut().zip(args) {
+            if let Arg::Fd(fd) = arg {
+                let remote = agent.send_fd(fd)?;
+                *word = remote.number() as u64;
+                fds.push(remote);
+            }
         }
         Ok(Self { words, _fds: fds })
     }
 }
 
-/// True for an mmap whose descriptor the kernel ignores.
-fn is_anonymous(call: Option<&Call>, args: &[Arg<'_>; 6]) -> bool {
-    let is_mmap = call.is_some_and(|call| call.nr == libc::SYS_mmap as u64);
-    is_mmap && matches!(args[3], Arg::Word(flags) if flags & libc::MAP_ANONYMOUS as u64 != 0)
+/// The descriptor that a listed call names by its number in this process. A number that is none gives EBADF, as the
+/// call would; a negative one (mmap's -1) and that of an anonymous mmap are left to the kernel.
+fn own_descriptor(call: Option<&Call>, args: &[Arg<'_>; 6]) -> std::result::Result<Option<OwnedFd>, Errno> {
+    let Some(call) = call else { return Ok(None) };
+    let is_anonymous = call.nr == libc::SYS_mmap as u64 && args[3].word() & libc::MAP_ANONYMOUS as u64 != 0;
+    match call.fd.map(|i| args[i]) {
+        // The kernel takes the low 32 bits.
+        Some(Arg::Word(word)) if word as i32 >= 0 && !is_anonymous => own_fd(word as i32).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// A copy of a descriptor of this process that is known by its number only: pidfd_getfd(2) looks it up without any

@@ -15,7 +15,7 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// EPERM: without UserfaultfdFlags::USER_MODE_ONLY the target (not the caller) needs CAP_SYS_PTRACE or
+    /// EPERM: without UFFD_USER_MODE_ONLY (1, which rustix has no name for) the target (not the caller) needs CAP_SYS_PTRACE or
     /// vm.unprivileged_userfaultfd; and as [`Target::syscall`].
     pub fn userfaultfd(&self, flags: UserfaultfdFlags) -> Result<OwnedFd> {
         let flags = u64::from(flags.bits());
