@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use farspace_abi::boot::placement;
+use farspace_abi::boot::{AGENT_SOCKET_FD, placement};
 use farspace_abi::mailbox::{self, op};
 use farspace_abi::region::REGION_BYTES;
 use farspace_sys::memory::Memory;
@@ -120,6 +120,21 @@ impl Agent {
         Ok(RemoteFd { agent: Arc::clone(self), number: number as i32 })
     }
 
+    /// Takes a descriptor that a call of the agent has made: it is moved from the agent's table to this process's,
+    /// close-on-exec.
+    ///
+    /// # Errors
+    ///
+    /// EBADF: it isn't there; EMFILE here; or the agent is gone.
+    pub fn fetch_fd(self: &Arc<Self>, number: i32) -> Result<OwnedFd> {
+        if number <= AGENT_SOCKET_FD {
+            return Err(self.error("hand over a descriptor", Errno::PROTO));
+        }
+        // Closed in the agent when this is dropped.
+        let remote = RemoteFd { agent: Arc::clone(self), number };
+        Ok(pidfd::take_fd(self.pidfd(), self.agent_pid, remote.number)?)
+    }
+
     /// Makes the agent leave the target: its mappings are unmapped, its task ends. The target is not stopped.
     ///
     /// # Errors
@@ -196,6 +211,13 @@ impl Agent {
 
     pub(crate) fn error(&self, operation: &'static str, errno: Errno) -> Error {
         Error::Agent { pid: self.pid, operation, errno }
+    }
+}
+
+impl RemoteFd {
+    /// Its number in the agent's table.
+    pub fn number(&self) -> i32 {
+        self.number
     }
 }
 

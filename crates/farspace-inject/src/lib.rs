@@ -19,6 +19,7 @@ mod exit;
 pub mod freeze;
 pub mod infect;
 mod keeper;
+mod kick;
 mod region;
 
 pub use agent::{Agent, RemoteFd};

@@ -238,6 +238,19 @@ impl Target {
         }
     }
 
+    /// The agent, for what can't be done without one.
+    pub(crate) fn agent(&self, operation: &'static str) -> Result<&Arc<Agent>> {
+        match &self.reach {
+            Reach::Agent(agent) => Ok(agent),
+            _ => {
+                let error = Error::new(operation, self.pid, Errno::OPNOTSUPP);
+                let why = self.report.reasons.iter().find_map(|reason| reason.strip_prefix("agent: "));
+                let why = why.unwrap_or("another mechanism was asked for").to_owned();
+                Err(error.because(format!("that takes an agent in the target, and there is none: {why}")))
+            }
+        }
+    }
+
     fn open_pipe(&mut self) -> Result<()> {
         if let (Reach::Agent(agent), None) = (&self.reach, &self.pipe) {
             let (read, write, room) = pipe::with_room(self.pipe_bytes)
