@@ -14,9 +14,11 @@ use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, send,
     sendmsg, socketpair,
 };
+use rustix::process::Pid;
 
 use crate::memory::SpaceMemory;
 use crate::orders::Orders;
+use crate::wait::Tether;
 use crate::{Error, Result};
 
 /// How long orders may take. They are short system calls; only a loaded machine makes them slow.
@@ -76,19 +78,21 @@ pub(crate) struct Steward {
     pidfd: OwnedFd,
     pub(crate) line: Line,
     number: u32,
+    tether: Tether,
 }
 
 impl Steward {
     pub(crate) fn new(pid: i32, pidfd: OwnedFd, line: Line) -> Self {
-        Self { pid, pidfd, line, number: 0 }
+        Self { pid, pidfd, line, number: 0, tether: Tether::default() }
     }
 
     pub(crate) fn pid(&self) -> i32 {
         self.pid
     }
 
-    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+    /// The CPU that its next child will be kept on.
+    pub(crate) fn tether(&self) -> Tether {
+        self.tether.clone()
     }
 
     /// Has orders carried out; the answer is the result that they keep, or the first error.
@@ -106,6 +110,10 @@ impl Steward {
         self.number = (self.number + 1) & 0x7fff_ffff;
         self.number = self.number.max(1);
         orders.publish(&self.line.memory, self.number);
+        // The caller only waits meanwhile, and a hand-off on one CPU costs a third of one across CPUs.
+        if let Some(task) = Pid::from_raw(self.pid) {
+            self.tether.tie(task);
+        }
         let error = |errno| match errno {
             Errno::PIPE | Errno::CONNRESET => Error::Ended { pid: self.pid },
             errno => Error::new(operation, errno),

@@ -62,6 +62,7 @@ pub struct Vcpu {
     told: (u32, u32),
     placement: Placement,
     tether: Tether,
+    nr_runs: u32,
     /// Of the space's code, when the guest stopped.
     epoch: u32,
     /// RIP was set since: it may be in code that was rewritten.
@@ -108,7 +109,7 @@ fn send_kick(pidfd: &OwnedFd) {
 
 impl Vcpu {
     /// Waits for a new task to come up; its first frame is that of the trap it starts with.
-    pub(crate) fn new(space: &Arc<Inner>, index: usize, pid: i32) -> Result<Self> {
+    pub(crate) fn new(space: &Arc<Inner>, index: usize, pid: i32, tether: Tether) -> Result<Self> {
         let pidfd = pidfd::open(pid).map_err(|_| Error::Ended { pid })?;
         let mut vcpu = Self {
             space: Arc::clone(space),
@@ -122,7 +123,8 @@ impl Vcpu {
             commands: 0,
             told: (u32::MAX, 0),
             placement: Placement::Auto,
-            tether: Tether::default(),
+            tether,
+            nr_runs: 0,
             epoch: 0,
             is_moved: true,
             fruitless: 0,
@@ -160,10 +162,12 @@ impl Vcpu {
         if self.state == State::Lost {
             return Err(Error::Ended { pid: self.pid });
         }
-        let run = Run::begin(self.placement);
+        let run = Run::begin(self.placement, self.nr_runs);
+        self.nr_runs = self.nr_runs.saturating_add(1);
         let task = Pid::from_raw(self.pid);
         match task {
             Some(task) if run.is_crowded() && self.placement != Placement::Apart => self.tether.tie(task),
+            Some(task) if self.placement == Placement::Apart => self.tether.untie(task),
             Some(task) => self.tether.loosen(task),
             None => {}
         }
@@ -600,9 +604,7 @@ impl Vcpu {
 impl Drop for Vcpu {
     fn drop(&mut self) {
         pidfd::kill(self.pidfd.as_fd());
-        if pidfd::wait_end(self.pidfd.as_fd(), PROMPT) {
-            self.space.free_slot(self.index);
-        }
+        self.space.leave_slot(self.index, Arc::clone(&self.pidfd));
     }
 }
 

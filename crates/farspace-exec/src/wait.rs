@@ -9,6 +9,8 @@ use rustix::thread::{CpuSet, futex, sched_getaffinity, sched_setaffinity};
 
 /// How often either side looks before it sleeps, some 20 us.
 const LOOKS: u32 = 500;
+/// Runs for which a vCPU is new.
+const NEW: u32 = 8;
 /// Guests that run now, in this process.
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
@@ -31,9 +33,12 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) fn begin(placement: Placement) -> Self {
+    ///
+    /// The first runs of a vCPU are together with their thread, as its start was: some have no others.
+    pub(crate) fn begin(placement: Placement, nr_before: u32) -> Self {
         let running = RUNNING.fetch_add(1, Ordering::Relaxed) + 1;
-        Self { is_crowded: placement == Placement::Together || 2 * running > nr_cpus() }
+        let is_new = placement == Placement::Auto && nr_before < NEW;
+        Self { is_crowded: is_new || placement == Placement::Together || 2 * running > nr_cpus() }
     }
 
     /// True if not everyone who runs and everyone who waits can have a CPU.
@@ -54,7 +59,7 @@ impl Drop for Run {
 }
 
 /// The CPU that a task is kept on.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Tether {
     cpu: Option<usize>,
     /// Runs since it was last wanted.
@@ -78,7 +83,7 @@ impl Tether {
 
     /// Lets the task run anywhere, if that was wanted for a while.
     pub(crate) fn loosen(&mut self, task: Pid) {
-        self.idle += 1;
+        self.idle = self.idle.saturating_add(1);
         if self.cpu.is_some() && self.idle > PATIENCE {
             self.untie(task);
         }
