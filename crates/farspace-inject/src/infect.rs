@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use farspace_abi::boot::{BootContext, HOST_SOCKET_FD, NOT_IN_A_REAPER, placement};
 use farspace_abi::mailbox;
-use farspace_abi::region::{MAGIC, REGION_BYTES};
+use farspace_abi::region::MAGIC;
 use farspace_sys::memory::Memory;
 use farspace_sys::pidfd;
 use farspace_sys::process::{self, Status};
@@ -46,6 +46,7 @@ const SPIN: u32 = 4000;
 /// executed another program. Whatever went wrong, the target is as it was.
 pub fn infect(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
     let deadline = Instant::now() + timeout;
+    let mut again = Again::Always;
     loop {
         let placed = if process::status(pid)?.seccomp == 0 {
             on_own_thread(|| place(pid, timeout, None)).map(|placed| (placed.agent, placed.held))
@@ -53,7 +54,13 @@ pub fn infect(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
             keeper::place(pid, timeout)
         };
         match placed.map_err(|e| e.for_target(pid)) {
-            Err(error) if passes(&error) && Instant::now() < deadline => {
+            Err(error) if passes(&error) => {
+                // The agent also goes where the target does: then that is what happened.
+                process::status(pid).map_err(|e| Error::from(e).for_target(pid))?;
+                if again == Again::InTime && Instant::now() >= deadline {
+                    return Err(error);
+                }
+                again = Again::InTime;
                 std::thread::sleep(Duration::from_millis(2));
             }
             placed => return placed,
@@ -61,10 +68,29 @@ pub fn infect(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
     }
 }
 
-/// True for what comes of bad timing: a place that was taken a moment ago, an exec that was under way.
+/// Whether a visit that failed by bad timing is tried again.
+#[derive(PartialEq, Eq)]
+enum Again {
+    /// The first time, even if all the time is over: this process may have been without a CPU.
+    Always,
+    /// Only before the deadline.
+    InTime,
+}
+
+/// True for what comes of bad timing: a place that was taken a moment ago, an exec that was under way, an agent that
+/// has left because this process was too slow ([`lost`]).
 fn passes(error: &Error) -> bool {
-    matches!(error, Error::Refused { refusal: Refusal::NoCave, .. })
-        || matches!(error, Error::Sys(e) if matches!(e.errno, Errno::EXIST | Errno::AGAIN))
+    match error {
+        Error::Refused { refusal: Refusal::NoCave, .. } => true,
+        Error::Sys(e) => matches!(e.errno, Errno::EXIST | Errno::AGAIN | Errno::IO),
+        Error::Agent { errno, .. } => *errno == Errno::TIMEDOUT,
+        _ => false,
+    }
+}
+
+/// The agent that was placed isn't there any more: nobody said hello in time, or the target has ended.
+fn lost(pid: i32) -> Error {
+    Error::Agent { pid, operation: "start", errno: Errno::TIMEDOUT }
 }
 
 /// Keeps other visits away while this one places its agent: they would use the same cave.
@@ -140,18 +166,19 @@ pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Resu
     let agent_pid = found.ok_or(Error::Agent { pid, operation: "be found", errno: Errno::SRCH })?;
 
     let agent_pidfd = match context.placement {
-        placement::THREAD => pidfd::open_thread(agent_pid)?,
-        _ => pidfd::open(agent_pid)?,
+        placement::THREAD => pidfd::open_thread(agent_pid),
+        _ => pidfd::open(agent_pid),
     };
-    let socket = pidfd::take_fd(agent_pidfd.as_fd(), agent_pid, HOST_SOCKET_FD)?;
+    let or_lost = |error: farspace_sys::Error| if error.is_gone() { lost(pid) } else { error.into() };
+    let agent_pidfd = agent_pidfd.map_err(or_lost)?;
+    let socket = pidfd::take_fd(agent_pidfd.as_fd(), agent_pid, HOST_SOCKET_FD).map_err(or_lost)?;
     let [own, snapshot] = &bells;
     let memfd = shared.memfd();
     let fds = [&own.ring, &snapshot.ring, &own.answer, &snapshot.answer, &target];
     let fds: Vec<_> = std::iter::once(memfd.as_fd()).chain(fds.map(AsFd::as_fd)).collect();
-    send_fds(socket.as_fd(), &fds).map_err(|errno| Error::Agent {
-        pid,
-        operation: "take its mailbox",
-        errno,
+    send_fds(socket.as_fd(), &fds).map_err(|errno| match errno {
+        Errno::PIPE | Errno::CONNRESET => lost(pid),
+        errno => Error::Agent { pid, operation: "take its mailbox", errno },
     })?;
     drop(fds);
     drop(memfd);
@@ -171,9 +198,10 @@ pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Resu
         busy: [const { Mutex::new(()) }; mailbox::NR_MAILBOXES],
     };
     // The vDSO page is a private copy since the cave was written to; dropped, it is the kernel's own again.
-    agent
+    let dropped = agent
         .channel()
-        .syscall(libc::SYS_madvise as u64, [cave.page().0, 4096, libc::MADV_DONTNEED as u64, 0, 0, 0])?;
+        .syscall(libc::SYS_madvise as u64, [cave.page().0, 4096, libc::MADV_DONTNEED as u64, 0, 0, 0]);
+    dropped.map_err(|error| if matches!(error, Error::Gone { .. }) { lost(pid) } else { error })?;
     agent.check()?;
     let agent = Arc::new(agent);
     Ok(Placed { exit: agent.exit(), agent, held })
@@ -235,15 +263,24 @@ impl Visit<'_> {
         drop(held);
         running.interrupt()?;
         let thread = running.wait_interrupted(Instant::now() + START)?;
+        let is_inside = region.contains(thread.registers()?.instruction());
+        if !is_inside {
+            // It wasn't taken back in time and goes on by itself: this stop must be hidden like the first.
+            borrow::hide_stop(pid, &thread)?;
+        }
+        let done = done?;
         let context = BootContext::read(memory, region.context())?;
-        if done?.is_none() && context.thread_done == 0 {
+        if done.is_none() && context.thread_done == 0 {
             // It goes through by itself; taken back in the middle, it would miss the rest.
             thread.detach()?;
-            return Err(Error::Agent { pid, operation: "start", errno: Errno::TIMEDOUT });
+            return Err(lost(pid));
         }
-        if thread.registers()?.instruction().0.wrapping_sub(region.at.0) < REGION_BYTES as u64 {
+        let resume = if is_inside {
             thread.set_registers(&resume)?;
-        }
+            resume
+        } else {
+            thread.registers()?
+        };
         let failed = [context.helper_pid, context.agent_pid].into_iter().find(|result| *result < 0);
         if let Some(result) = failed {
             let again = Borrowed { thread, resume, since, near };
@@ -298,7 +335,7 @@ impl Visit<'_> {
                 let errno = Errno::from_raw_os_error((context.agent_ready as i32).wrapping_neg());
                 Err(Error::Agent { pid, operation: "make its socket", errno })
             }
-            None => Err(Error::Agent { pid, operation: "start", errno: Errno::TIMEDOUT }),
+            None => Err(lost(pid)),
         }
     }
 }
@@ -331,10 +368,11 @@ fn run_until<T>(
 fn wait_for<T>(deadline: Instant, mut look: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
     let begin = Instant::now();
     loop {
+        // First the time, so that the last look is one after the deadline.
+        let now = Instant::now();
         if let Some(found) = look()? {
             return Ok(Some(found));
         }
-        let now = Instant::now();
         if now > deadline {
             return Ok(None);
         }

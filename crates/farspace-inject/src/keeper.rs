@@ -73,12 +73,13 @@ pub(crate) fn run_until<T>(
     mut done: impl FnMut() -> Result<Option<T>>,
 ) -> Result<Option<T>> {
     loop {
+        let now = Instant::now();
         match next_event(Block::No)? {
             Some(Event::Stopped(thread)) => pass_on(thread, borrowed),
             Some(Event::Ended(_)) => {}
             None => match done()? {
                 Some(result) => return Ok(Some(result)),
-                None if Instant::now() > deadline => return Ok(None),
+                None if now > deadline => return Ok(None),
                 None => std::thread::yield_now(),
             },
         }

@@ -66,6 +66,11 @@ impl Region {
         RemoteAddr(self.at.0 + CONTEXT_OFFSET as u64)
     }
 
+    /// True for an address inside.
+    pub(crate) fn contains(self, address: RemoteAddr) -> bool {
+        address.0.wrapping_sub(self.at.0) < REGION_BYTES as u64
+    }
+
     pub(crate) fn map(self, pid: i32, borrowed: Borrowed, memory: &Memory, cave: Cave) -> Result<Borrowed> {
         let fail = |at: RemoteAddr, result: i64| {
             let errno = Errno::from_raw_os_error((-result) as i32);
