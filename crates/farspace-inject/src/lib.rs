@@ -22,7 +22,7 @@ mod keeper;
 mod region;
 
 pub use agent::{Agent, RemoteFd};
-pub use channel::{Channel, Pending};
+pub use channel::{Channel, Pending, RemotePipe, SendFailure, Sent};
 pub use error::{Error, Refusal, Result};
 pub use freeze::{Frozen, FrozenThread};
 pub use infect::{infect, on_own_thread};
