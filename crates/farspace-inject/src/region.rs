@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::borrow::Borrowed;
 use crate::cave::Cave;
 use crate::context::ContextBytes;
-use crate::infect::{GO_TIMEOUT, START};
+use crate::timing::{GO_TIMEOUT, START};
 use crate::{BLOB, Error, Result};
 
 /// Where the region is or will be.
