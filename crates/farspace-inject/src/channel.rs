@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use farspace_abi::mailbox::{MAX_IOV, Mailbox, op};
+use farspace_abi::mailbox::{AGENT, MAX_IOV, Mailbox, op, side};
 use farspace_sys::RemoteIoVec;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -31,6 +31,35 @@ pub struct Pending<'a> {
     channel: Channel<'a>,
     number: u32,
     _busy: std::sync::MutexGuard<'a, ()>,
+}
+
+/// A pipe of which only the agent has the ends.
+#[derive(Debug)]
+pub struct RemotePipe {
+    /// Where it reads.
+    pub read: RemoteFd,
+    /// Where it writes.
+    pub write: RemoteFd,
+    /// Bytes of room.
+    pub bytes: usize,
+}
+
+/// What came of a [`start_send`](Channel::start_send).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Bytes that the socket has taken, at most those asked for.
+    pub bytes: u64,
+    /// Why not all.
+    pub failure: Option<SendFailure>,
+}
+
+/// What ended a [`start_send`](Channel::start_send) early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendFailure {
+    /// The next page can't be had, or the request was given up.
+    Memory(Errno),
+    /// The socket.
+    Socket(Errno),
 }
 
 impl<'a> Channel<'a> {
@@ -91,6 +120,27 @@ impl<'a> Channel<'a> {
     pub fn start_stream(self, pipe: &RemoteFd, ranges: &[RemoteIoVec], looks: u32) -> Result<Pending<'a>> {
         let looks = if self.agent.spin > 0 { looks } else { 0 };
         self.request(op::STREAM, &[pipe.number as u64, u64::from(looks)], ranges)
+    }
+
+    /// True for the channel of the agent, which can be sent descriptors at any time.
+    pub fn takes_descriptors(self) -> bool {
+        self.index == AGENT
+    }
+
+    /// Starts to move all ranges through a pipe of the agent's into a stream socket that is O_NONBLOCK. The pipe must be
+    /// empty; it is of no use after a failure.
+    ///
+    /// # Errors
+    ///
+    /// The agent is gone.
+    pub fn start_send(
+        self,
+        pipe: &RemotePipe,
+        socket: &RemoteFd,
+        ranges: &[RemoteIoVec],
+    ) -> Result<Pending<'a>> {
+        let fds = [&pipe.write, &pipe.read, socket].map(|fd| fd.number as u64);
+        self.request(op::SEND, &[fds[0], fds[1], fds[2], pipe.bytes as u64], ranges)
     }
 
     /// Forks the snapshot child (only on the agent's own channel); its pid in the target's namespace.
@@ -167,11 +217,69 @@ impl Pending<'_> {
     pub fn wait(self, operation: &'static str) -> Result<u64> {
         let agent = self.channel.agent;
         let result = self.wait_raw(operation)?;
-        if result < 0 {
-            let code = i32::try_from(-result).ok().filter(|code| *code < 4096).unwrap_or(libc::EPROTO);
-            return Err(agent.error(operation, Errno::from_raw_os_error(code)));
+        match errno_of(result) {
+            Some(errno) => Err(agent.error(operation, errno)),
+            None => Ok(result as u64),
         }
-        Ok(result as u64)
+    }
+
+    /// Waits for the answer to a [`start_send`](Channel::start_send) of so many bytes.
+    ///
+    /// # Errors
+    ///
+    /// The agent is gone, or says what can't be.
+    pub fn wait_sent(self, expected: u64) -> Result<Sent> {
+        const OPERATION: &str = "send the memory";
+        let (agent, mailbox) = (self.channel.agent, self.channel.mailbox());
+        let result = self.wait_raw(OPERATION)?;
+        let bytes = mailbox.answer.moved.load(Ordering::Relaxed);
+        let side = mailbox.answer.side.load(Ordering::Relaxed);
+        let failure = errno_of(result).map(|errno| match side {
+            side::SINK => SendFailure::Socket(errno),
+            _ => SendFailure::Memory(errno),
+        });
+        // All of this lies in memory that the target can write to.
+        if bytes > expected || failure.is_none() && bytes < expected {
+            return Err(agent.error(OPERATION, Errno::PROTO));
+        }
+        match failure {
+            Some(SendFailure::Memory(Errno::SRCH)) => Err(Error::Gone { pid: agent.pid }),
+            failure => Ok(Sent { bytes, failure }),
+        }
+    }
+
+    /// Sleeps until the answer is there, but not longer than so; true if it is.
+    ///
+    /// # Errors
+    ///
+    /// The agent is gone.
+    pub fn wait_a_while(&self, at_most: Duration) -> Result<bool> {
+        if self.ask_for_bell() {
+            return Ok(true);
+        }
+        let agent = self.channel.agent;
+        let bell = self.bell();
+        let mut fds = [PollFd::new(&bell, PollFlags::IN), PollFd::new(&agent.agent_pidfd, PollFlags::IN)];
+        let nap = Timespec { tv_sec: at_most.as_secs() as i64, tv_nsec: i64::from(at_most.subsec_nanos()) };
+        match poll(&mut fds, Some(&nap)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(agent.error("send the memory", errno)),
+        }
+        let (rung, dead) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        if rung {
+            let mut count = [0; 8];
+            let _ = rustix::io::read(bell, &mut count);
+        }
+        if dead && !self.is_done() {
+            return Err(Error::Gone { pid: agent.pid });
+        }
+        Ok(self.is_done())
+    }
+
+    /// Gives the request up: the answer comes at once, if it is one of those that wait for somebody else.
+    pub fn cancel(&self) {
+        self.channel.mailbox().doorbell.cancel.store(self.number, Ordering::SeqCst);
+        ring(self.channel.agent.bells[self.channel.index].ring.as_fd());
     }
 
     /// Waits for the answer, whatever it is.
@@ -276,6 +384,12 @@ enum Look {
     /// A signal handler has run on this thread.
     Signal,
     Nothing,
+}
+
+/// The error that an answer stands for.
+fn errno_of(result: i64) -> Option<Errno> {
+    let code = result.checked_neg().and_then(|code| i32::try_from(code).ok()).filter(|code| *code < 4096);
+    (result < 0).then(|| code.map_or(Errno::PROTO, Errno::from_raw_os_error))
 }
 
 /// Rings a doorbell: adds 1 to an eventfd.

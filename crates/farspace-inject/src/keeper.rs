@@ -8,16 +8,16 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use farspace_sys::ptrace::{
     Block, EVENT_STOP, EXIT_KILL, Event, SUSPEND_SECCOMP, Stopped, TRACE_CLONE, TRACE_SYSGOOD, next_event,
 };
+use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::exit::Exit;
-use crate::infect::Placed;
-use crate::{Agent, Result, infect, kick};
+use crate::{Error, Result, kick};
 
 /// Options for the borrowed thread once it is stopped: what it clones is traced, too, and has the filter suspended
 /// as well. (Not before: it might be about to clone something of its own.)
@@ -47,15 +47,18 @@ impl Keeper {
     }
 }
 
-/// Places an agent from a thread that goes on tracing it.
-pub(crate) fn place(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
+/// Places an agent from a thread that goes on tracing it until it ends as the [`Exit`] says.
+pub(crate) fn on_kept_thread<T: Send + 'static>(
+    pid: i32,
+    place: impl FnOnce(Keeper) -> Result<(T, Exit)> + Send + 'static,
+) -> Result<T> {
     let (sender, receiver) = mpsc::channel();
     let ending = Arc::new(AtomicBool::new(false));
     let kicked = Arc::new(AtomicBool::new(false));
     let keeper = Keeper { ending: Arc::clone(&ending), kicked: Arc::clone(&kicked) };
-    let work = move || match infect::place(pid, timeout, Some(keeper)) {
-        Ok(Placed { agent, held, exit }) => {
-            let _ = sender.send(Ok((agent, held)));
+    let work = move || match place(keeper) {
+        Ok((placed, exit)) => {
+            let _ = sender.send(Ok(placed));
             keep(exit, &ending, &kicked);
         }
         Err(error) => {
@@ -69,7 +72,7 @@ pub(crate) fn place(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration
         }
     };
     let spawned = std::thread::Builder::new().name("farspace-keeper".to_owned()).spawn(work);
-    let gone = || infect::host_error(pid, rustix::io::Errno::AGAIN);
+    let gone = || Error::host(pid, Errno::AGAIN);
     spawned.map_err(|_| gone())?;
     receiver.recv().map_err(|_| gone())?
 }
@@ -81,12 +84,13 @@ pub(crate) fn run_until<T>(
     mut done: impl FnMut() -> Result<Option<T>>,
 ) -> Result<Option<T>> {
     loop {
+        let now = Instant::now();
         match next_event(Block::No)? {
             Some(Event::Stopped(thread)) => pass_on(thread, borrowed),
             Some(Event::Ended(_)) => {}
             None => match done()? {
                 Some(result) => return Ok(Some(result)),
-                None if Instant::now() > deadline => return Ok(None),
+                None if now > deadline => return Ok(None),
                 None => std::thread::yield_now(),
             },
         }

@@ -11,6 +11,7 @@
 //! | [`memory`] | reading and writing another process's memory by copy |
 //! | [`process`] | what /proc says of a process and its threads |
 //! | [`pagemap`] | which pages of a process are there |
+//! | [`page_scan`] | the PAGEMAP_SCAN ioctl |
 //! | [`pidfd`] | pidfds: open, take a descriptor, wait for the end |
 //! | [`pipe`] | vmsplice(2), splice(2) and pipe sizes |
 //! | [`shared`] | memory shared with the agent |
@@ -21,6 +22,7 @@ pub mod arch;
 pub mod cpu;
 pub mod error;
 pub mod memory;
+pub mod page_scan;
 pub mod pagemap;
 pub mod pidfd;
 pub mod pipe;

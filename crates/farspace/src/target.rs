@@ -13,7 +13,8 @@ use farspace_sys::{memory, pipe};
 use rustix::io::Errno;
 
 use crate::share::FarCopy;
-use crate::transfer::{Progress, Sink, Source, Transfer};
+use crate::sink::Sink;
+use crate::transfer::{Progress, Source, Transfer};
 use crate::{Error, Mechanism, Report, Result, Snapshot, SpliceFlags, copy};
 
 /// How to attach.

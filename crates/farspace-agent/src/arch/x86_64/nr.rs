@@ -23,6 +23,7 @@ pub(crate) const GETTID: u64 = 186;
 pub(crate) const EXIT_GROUP: u64 = 231;
 pub(crate) const TGKILL: u64 = 234;
 pub(crate) const PSELECT6: u64 = 270;
+pub(crate) const SPLICE: u64 = 275;
 pub(crate) const VMSPLICE: u64 = 278;
 pub(crate) const KCMP: u64 = 312;
 pub(crate) const CLOSE_RANGE: u64 = 436;
