@@ -103,7 +103,16 @@ pub mod op {
     /// the host or the target is gone, ECANCELED for a request that was [given up](super::Doorbell::cancel); with
     /// [`side::SINK`](super::side::SINK) of the socket. The bytes that the socket took are in
     /// [`Answer::moved`](super::Answer::moved) all the time. After an error some may be left in the pipe.
-    pub const SEND: u32 = 7;
+    pub const SEND: u32 = 10;
+    /// args: length in bytes. Sets aside a range of addresses for the tasks that run guest code, aligned to
+    /// [`AREA_BYTES`](crate::vcpu::AREA_BYTES), once; its address or `-errno`.
+    pub const RESERVE: u32 = 7;
+    /// args: address of the word that the kernel clears at the task's end, entry, RDI there. Clones a task that shares
+    /// the memory and nothing else, and enters with all signals blocked and no stack; the number of a pidfd for it
+    /// in the agent's table or `-errno`.
+    pub const SPAWN: u32 = 8;
+    /// args: number of such a pidfd. Ends the task and closes the number; 0 or `-errno`.
+    pub const REAP: u32 = 9;
 }
 
 /// What an error is about.

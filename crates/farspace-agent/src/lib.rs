@@ -15,12 +15,14 @@
 //! | `ranges.rs` | the ranges of a request, and how far they have been moved |
 //! | `stream.rs` | ranges into a pipe that the host empties |
 //! | `send.rs` | ranges into a socket |
+//! | `guests.rs` | tasks that run guest code, from their clone to their end |
 
 #![no_std]
 
 #[cfg(target_arch = "x86_64")]
 #[path = "arch/x86_64/mod.rs"]
 mod arch;
+mod guests;
 mod life;
 mod ranges;
 mod send;

@@ -275,7 +275,7 @@ impl Space {
         orders.jump(VCPU_CODE, at, u64::from(selector_of(index)));
         let pid = steward.order(&orders, operation)? as i32;
         // The lock is held until the new task has left the orders.
-        Vcpu::new(&self.inner, index, pid, steward.tether())
+        Vcpu::new(&self.inner, index, pid, steward.pace_of_child(pid))
     }
 
     fn call(&self, operation: &'static str, at: RemoteAddr, nr: i64, args: &[u64]) -> Result<()> {

@@ -14,11 +14,10 @@ use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, send,
     sendmsg, socketpair,
 };
-use rustix::process::Pid;
 
 use crate::memory::SpaceMemory;
 use crate::orders::Orders;
-use crate::wait::Tether;
+use crate::pace::Pace;
 use crate::{Error, Result};
 
 /// How long orders may take. They are short system calls; only a loaded machine makes them slow.
@@ -78,21 +77,21 @@ pub(crate) struct Steward {
     pidfd: OwnedFd,
     pub(crate) line: Line,
     number: u32,
-    tether: Tether,
+    pace: Pace,
 }
 
 impl Steward {
     pub(crate) fn new(pid: i32, pidfd: OwnedFd, line: Line) -> Self {
-        Self { pid, pidfd, line, number: 0, tether: Tether::default() }
+        Self { pid, pidfd, line, number: 0, pace: Pace::new(pid) }
     }
 
     pub(crate) fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// The CPU that its next child will be kept on.
-    pub(crate) fn tether(&self) -> Tether {
-        self.tether.clone()
+    /// The pace of a child, which is on the same CPU.
+    pub(crate) fn pace_of_child(&self, pid: i32) -> Pace {
+        self.pace.of_child(pid)
     }
 
     /// Has orders carried out; the answer is the result that they keep, or the first error.
@@ -111,9 +110,7 @@ impl Steward {
         self.number = self.number.max(1);
         orders.publish(&self.line.memory, self.number);
         // The caller only waits meanwhile, and a hand-off on one CPU costs a third of one across CPUs.
-        if let Some(task) = Pid::from_raw(self.pid) {
-            self.tether.tie(task);
-        }
+        self.pace.tie();
         let error = |errno| match errno {
             Errno::PIPE | Errno::CONNRESET => Error::Ended { pid: self.pid },
             errno => Error::new(operation, errno),

@@ -76,6 +76,16 @@ impl Agent {
         self.placement == placement::THREAD
     }
 
+    /// True if the agent has a tracer, which suspends the target's seccomp filter for it and for what it clones.
+    pub fn is_traced(&self) -> bool {
+        self.keeper.is_some()
+    }
+
+    /// The host's end of the agent's socket: the agent leaves once all copies of it are closed.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
     /// True if there is a CPU for each side to look for the other without sleeping.
     pub fn may_spin(&self) -> bool {
         self.spin > 0
