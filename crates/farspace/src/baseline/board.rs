@@ -33,6 +33,8 @@ pub(super) struct Board {
     pub(super) bell: Line,
     /// An argument or a result, ordered by the bell. Negative results are error numbers.
     pub(super) value: AtomicI64,
+    /// 1 once the child is sure to end with its parent.
+    pub(super) is_bound: AtomicU32,
 }
 
 const _: () = assert!(size_of::<Line>() == 64 && size_of::<Board>() <= 4096);

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 use std::{mem, ptr};
 
 use farspace_sys::pidfd;
@@ -57,6 +58,10 @@ impl Peer {
                 return Err(error.into());
             }
         };
+        // The thread that calls may end at once: its end counts only once the child has asked for it.
+        while board.is_bound.load(Ordering::Acquire) == 0 && !pidfd::wait_end(pidfd.as_fd(), Duration::ZERO) {
+            thread::yield_now();
+        }
         let mut this = Self { pid, pidfd, board, rung: 0, watcher: None };
         cpus.pin_peer(pid.as_raw_nonzero().get())?;
         let (pidfd, board) = (Arc::clone(&this.pidfd), Arc::clone(&this.board));
@@ -133,6 +138,7 @@ fn run(parent: Pid, board: &Board, body: fn(&Board)) -> ! {
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     // If the parent has ended before that, the child has another one by now.
     if rustix::process::getppid() == Some(parent) {
+        board.is_bound.store(1, Ordering::Release);
         body(board);
     }
     // SAFETY: ends the child without running what the parent has registered for its own exit.
