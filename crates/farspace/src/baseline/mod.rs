@@ -14,6 +14,7 @@
 //! | `shared_line` | request and answer in one cache line, both sides spinning |
 //! | `futex` | request and answer between two sleepers |
 //! | `user_notif` | seccomp user notification |
+//! | `spawn` | fork and exec of a static program |
 //! | `peer`, `board`, `cpus` | the child process, the memory shared with it, who runs where |
 //!
 //! Children are killed and reaped on drop, and die with the thread that started them (PR_SET_PDEATHSIG). A child
@@ -34,6 +35,7 @@ mod local_sigsys;
 mod peer;
 mod readv;
 mod shared_line;
+mod spawn;
 mod sysemu;
 #[cfg(test)]
 mod tests;
@@ -45,6 +47,7 @@ pub use getpid::Getpid;
 pub use local_sigsys::LocalSigsys;
 pub use readv::process_vm_readv;
 pub use shared_line::SharedLine;
+pub use spawn::Spawn;
 pub use sysemu::Sysemu;
 pub use user_notif::UserNotif;
 

@@ -88,3 +88,8 @@ fn idle() -> Peer {
     // SAFETY: the child only accesses the board and calls futex(2).
     unsafe { Peer::start(Cpus::unpinned(), |board| board.line.answer(board.line.next(0))) }.unwrap()
 }
+
+#[test]
+fn spawn_rounds() {
+    assert!(super::Spawn::start().unwrap().round(2).unwrap() > Duration::ZERO);
+}

@@ -1,7 +1,7 @@
 //! The rows of others.
 
 use anyhow::Context as _;
-use farspace::baseline::{Cpus, Futex, Getpid, LocalSigsys, Rounds, SharedLine, Sysemu, UserNotif};
+use farspace::baseline::{Cpus, Futex, Getpid, LocalSigsys, Rounds, SharedLine, Spawn, Sysemu, UserNotif};
 
 use super::entry::{Entry, Round};
 
@@ -21,16 +21,17 @@ pub(super) const ENTRIES: &[Entry] = &[
     Entry::baseline("futex-two-cpus", || rounds(Futex::start(two()?)?)),
     Entry::baseline("user-notif-one-cpu", || rounds(UserNotif::start(one()?)?)),
     Entry::baseline("user-notif-two-cpus", || rounds(UserNotif::start(two()?)?)),
+    Entry::baseline("spawn-static", || rounds(Spawn::start()?)),
 ];
 
 fn rounds(mut of: impl Rounds + 'static) -> anyhow::Result<Round> {
     Ok(Box::new(move |nr_calls| Ok(of.round(nr_calls)?)))
 }
 
-fn one() -> anyhow::Result<Cpus> {
+pub(super) fn one() -> anyhow::Result<Cpus> {
     Cpus::one().context("it isn't known which CPUs are allowed")
 }
 
-fn two() -> anyhow::Result<Cpus> {
+pub(super) fn two() -> anyhow::Result<Cpus> {
     Cpus::two().context("only one CPU is allowed to this process")
 }

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use farspace::RemoteAddr;
 use farspace::baseline::Cpus;
 use farspace::engine::{Engine, Event, Placement, Protection, Reg, Route, Space, Vcpu};
 
+use super::baselines::{one, two};
 use super::entry::{Entry, Round};
 
 /// All of them.
@@ -47,15 +48,16 @@ pub(super) const ENTRIES: &[Entry] = &[
 /// `mov eax, 39; syscall; jmp 0`, where the jump is too near for a patch.
 const TRAPPED: [u8; 9] = [0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
 /// `mov eax, 39; syscall; cmp rax, -4096; jmp 0`
-const PATCHED: [u8; 15] = [0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff, 0xeb, 0xf1];
+pub(super) const PATCHED: [u8; 15] =
+    [0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff, 0xeb, 0xf1];
 /// `mov al, [rdi]; jmp 0`
 const FAULTING: [u8; 4] = [0x8a, 0x07, 0xeb, 0xfc];
 
-const CODE: RemoteAddr = RemoteAddr(0x40_0000);
+pub(super) const CODE: RemoteAddr = RemoteAddr(0x40_0000);
 /// Calls before the first round.
-const WARM_UP: u32 = 100;
+pub(super) const WARM_UP: u32 = 100;
 /// Longer than any round.
-const DEADLINE: Option<Duration> = Some(Duration::from_secs(10));
+pub(super) const DEADLINE: Option<Duration> = Some(Duration::from_secs(10));
 
 /// A guest and what it lives in.
 struct Guest {
@@ -73,8 +75,15 @@ impl Guest {
         space.write(CODE, code)?;
         let mut vcpu = space.vcpu()?;
         vcpu.set_reg(Reg::Rip, CODE.0)?;
-        if cpus.is_some_and(Cpus::is_one) {
-            vcpu.set_placement(Placement::Together);
+        vcpu.set_placement(match cpus {
+            None => Placement::Auto,
+            Some(cpus) if cpus.is_one() => Placement::Together,
+            Some(_) => Placement::Apart,
+        });
+        // Until hot sites are rewritten, and the vCPU has left the CPU that it was made on.
+        for _ in 0..WARM_UP {
+            vcpu.run(DEADLINE)?;
+            vcpu.set_reg(Reg::Rip, CODE.0)?;
         }
         if let Some(cpus) = cpus {
             cpus.pin_peer(vcpu.pid())?;
@@ -94,11 +103,6 @@ impl Guest {
 /// Answers system calls that come by the route.
 fn calls(code: &'static [u8], route: Route, cpus: Option<Cpus>) -> anyhow::Result<Round> {
     let mut guest = Guest::start(code, cpus)?;
-    // Until the site is rewritten, if it can be.
-    for _ in 0..WARM_UP {
-        let event = guest.vcpu.run(DEADLINE)?;
-        anyhow::ensure!(matches!(event, Event::Syscall(_)), "the guest stopped for {event:?}");
-    }
     Ok(Box::new(move |nr_calls| {
         guest.time(|vcpu| {
             for _ in 0..nr_calls {
@@ -130,12 +134,4 @@ fn faults(cpus: Option<Cpus>) -> anyhow::Result<Round> {
             Ok(())
         })
     }))
-}
-
-fn one() -> anyhow::Result<Cpus> {
-    Cpus::one().context("it isn't known which CPUs are allowed")
-}
-
-fn two() -> anyhow::Result<Cpus> {
-    Cpus::two().context("only one CPU is allowed to this process")
 }

@@ -5,6 +5,8 @@
 //! | `entry` | a row to be: its name, how to start it, what it is compared with |
 //! | `baselines` | the rows of others: ptrace, seccomp, local signals, bare hand-offs |
 //! | `engine` | our own rows: guests in created spaces |
+//! | `many` | our own rows: many spaces, and the life of one |
+//! | `foreign` | our own rows: calls and guests in a process that runs already |
 //! | `runner` | starts all entries, then measures them in turns |
 
 use crate::cli::BenchExecArgs;
@@ -17,10 +19,12 @@ use runner::{FULL, QUICK};
 mod baselines;
 mod engine;
 mod entry;
+mod foreign;
+mod many;
 mod runner;
 
 /// Every row, in the order of the report: an entry stands below those it is compared with.
-const ENTRIES: &[&[Entry]] = &[baselines::ENTRIES, engine::ENTRIES];
+const ENTRIES: &[&[Entry]] = &[baselines::ENTRIES, engine::ENTRIES, many::ENTRIES, foreign::ENTRIES];
 
 /// Measures everything that `bench exec` reports.
 pub(crate) fn exec(args: &BenchExecArgs) -> anyhow::Result<Report> {
