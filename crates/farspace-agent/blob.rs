@@ -5,6 +5,8 @@
 
 #[path = "src/arch/x86_64/mod.rs"]
 mod arch;
+#[path = "src/guests.rs"]
+mod guests;
 #[path = "src/life.rs"]
 mod life;
 #[path = "src/serve.rs"]

@@ -89,6 +89,15 @@ pub mod op {
     /// Ends, without an answer: the snapshot child exits; the agent unmaps the mailboxes, rings the host's bell
     /// and waits for its end.
     pub const QUIT: u32 = 6;
+    /// args: length in bytes. Sets aside a range of addresses for the tasks that run guest code, aligned to
+    /// [`AREA_BYTES`](crate::vcpu::AREA_BYTES), once; its address or `-errno`.
+    pub const RESERVE: u32 = 7;
+    /// args: address of the word that the kernel clears at the task's end, entry, RDI there. Clones a task that shares
+    /// the memory and nothing else, and enters with all signals blocked and no stack; the number of a pidfd for it
+    /// in the agent's table or `-errno`.
+    pub const SPAWN: u32 = 8;
+    /// args: number of such a pidfd. Ends the task and closes the number; 0 or `-errno`.
+    pub const REAP: u32 = 9;
 }
 
 /// Bytes of the shared memory.

@@ -11,11 +11,13 @@
 //! | `arch/x86_64/syscall.rs` | the system call instruction, and leaving for good |
 //! | `life.rs` | from the first instruction of the agent to its last |
 //! | `serve.rs` | the request loop |
+//! | `guests.rs` | tasks that run guest code, from their clone to their end |
 
 #![no_std]
 
 #[cfg(target_arch = "x86_64")]
 #[path = "arch/x86_64/mod.rs"]
 mod arch;
+mod guests;
 mod life;
 mod serve;

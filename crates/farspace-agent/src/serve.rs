@@ -11,6 +11,7 @@ use farspace_abi::mailbox::{MAX_IOV, Mailbox, op};
 
 use crate::arch::nr;
 use crate::arch::syscall::syscall;
+use crate::guests::Guests;
 
 const EAGAIN: i64 = -11;
 const EINTR: i64 = -4;
@@ -57,12 +58,13 @@ pub(crate) enum End {
 /// # Safety
 ///
 /// The mailboxes must stay mapped, and this task must own the descriptors.
-pub(crate) unsafe fn agent(own: &Channel, snapshot: &Channel) -> End {
+pub(crate) unsafe fn agent(own: &Channel, snapshot: &Channel, guests: &mut Guests) -> End {
     // SAFETY: as this function's.
     unsafe {
-        let end = serve(own);
+        let end = serve(own, Some(guests));
         if end == End::Child {
-            serve(snapshot);
+            // The tasks are its parent's, and the addresses aren't in its copy of the memory.
+            serve(snapshot, None);
             syscall(nr::EXIT_GROUP, [0; 6]);
         }
         end
@@ -79,7 +81,7 @@ pub(crate) unsafe fn wait_alone(fds: &Fds) {
     unsafe { while wait(fds, -1) != Wake::Alone {} }
 }
 
-unsafe fn serve(channel: &Channel) -> End {
+unsafe fn serve(channel: &Channel, mut guests: Option<&mut Guests>) -> End {
     // SAFETY: the mailbox is mapped as long as the task lives (caller's promise); all its fields are atomics.
     unsafe {
         let mailbox = &*channel.mailbox;
@@ -92,13 +94,11 @@ unsafe fn serve(channel: &Channel) -> End {
             };
             seen = request;
             let op = mailbox.body.op.load(Ordering::Relaxed);
+            let arg = |i: usize| mailbox.body.args[i].load(Ordering::Relaxed);
             let result = match op {
                 op::PING => 0,
                 op::QUIT => return End::Quit,
-                op::SYSCALL => {
-                    let arg = |i: usize| mailbox.body.args[i].load(Ordering::Relaxed);
-                    syscall(arg(0), [arg(1), arg(2), arg(3), arg(4), arg(5), arg(6)])
-                }
+                op::SYSCALL => syscall(arg(0), [arg(1), arg(2), arg(3), arg(4), arg(5), arg(6)]),
                 op::VMSPLICE => vmsplice_once(mailbox),
                 op::STREAM => stream(mailbox),
                 op::RECEIVE_FD => {
@@ -111,6 +111,12 @@ unsafe fn serve(channel: &Channel) -> End {
                 op::FORK => match fork() {
                     0 => return End::Child,
                     result => result,
+                },
+                op::RESERVE | op::SPAWN | op::REAP => match &mut guests {
+                    Some(guests) if op == op::RESERVE => guests.reserve(arg(0)),
+                    Some(guests) if op == op::SPAWN => guests.spawn(arg(0), arg(1), arg(2)),
+                    Some(guests) => guests.reap(arg(0)),
+                    None => ENOSYS,
                 },
                 _ => ENOSYS,
             };

@@ -91,7 +91,7 @@ impl Area {
 /// An XSAVE area within the area.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct VectorAt {
-    at: usize,
+    pub(crate) at: usize,
     pub(crate) room: usize,
 }
 

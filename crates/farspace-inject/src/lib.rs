@@ -17,6 +17,7 @@ mod context;
 pub mod error;
 mod exit;
 pub mod freeze;
+mod guests;
 pub mod infect;
 mod keeper;
 mod region;
@@ -25,6 +26,7 @@ pub use agent::{Agent, RemoteFd};
 pub use channel::{Channel, Pending};
 pub use error::{Error, Refusal, Result};
 pub use freeze::{Frozen, FrozenThread};
+pub use guests::{RemoteTask, reserve};
 pub use infect::{infect, on_own_thread};
 
 /// The agent, as compiled by the build script: code and constants, entered at offset 0.

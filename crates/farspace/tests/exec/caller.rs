@@ -1,0 +1,182 @@
+//! Arguments, several callers, targets that change, and many calls.
+
+use std::time::{Duration, Instant};
+
+use farspace::{SigContext, SigInfo, raw};
+use rustix::io::Errno;
+
+use crate::child::{Target, wait_for};
+use crate::guest::{Guest, errno};
+
+fn call(pid: i32, context: u64, flags: u64, info: u64, mask: u64, size: usize) -> Result<(), Errno> {
+    // SAFETY: the addresses are those of structures of the callers here, or can't be accessed.
+    unsafe { raw::process_vm_exec(pid, context as *mut _, flags, info as *mut _, mask as *const _, size) }
+}
+
+#[test]
+fn arguments_are_checked_in_order() {
+    let target = Target::start();
+    let guest = Guest::new(&target, &[0x0f, 5]);
+    let (mut context, mut info, mask) = (guest.begin(), SigInfo::default(), 0u64);
+    let [c, i, m] = [&raw mut context as u64, &raw mut info as u64, &raw const mask as u64];
+    let pid = target.pid();
+    assert_eq!(call(-1, 8, 4, 8, 8, 8), Err(Errno::INVAL));
+    assert_eq!(call(-1, 8, 0, 8, 8, 4), Err(Errno::INVAL));
+    assert_eq!(call(-1, 8, 0, i, m, 8), Err(Errno::FAULT));
+    assert_eq!(call(-1, c, 0, i, 8, 8), Err(Errno::FAULT));
+    assert_eq!(call(-1, c, 0, i, m, 8), Err(Errno::SRCH));
+    assert_eq!(call(i32::MAX, c, 0, i, m, 8), Err(Errno::SRCH));
+    assert_eq!(call(-1, c, 2, i, m, 8), Err(Errno::BADF));
+    assert_eq!(call(pid, c, 0, 8, m, 8), Err(Errno::FAULT));
+    assert_eq!(call(std::process::id() as i32, c, 0, i, m, 8), Err(Errno::OPNOTSUPP));
+    context = guest.begin();
+    assert_eq!(call(pid, c, 0, i, m, 8), Ok(()));
+    let pidfd = farspace_sys::pidfd::open(pid).expect("it lives");
+    use std::os::fd::AsRawFd as _;
+    context = guest.begin();
+    assert_eq!(call(pidfd.as_raw_fd(), c, 2, i, m, 8), Ok(()));
+    assert_eq!((info.signo(), context.rip), (libc::SIGSYS, guest.page + 2));
+}
+
+#[test]
+fn a_context_that_is_unmapped_meanwhile() {
+    let target = Target::start();
+    // cmp dword [rdi], 0; je back; syscall
+    let guest = Guest::new(&target, &[0x83, 0x3f, 0, 0x74, 0xfb, 0x0f, 5]);
+    // SAFETY: a new mapping, unmapped once.
+    let done = unsafe {
+        let page = libc::mmap(std::ptr::null_mut(), 4096, 3, 0x22, -1, 0);
+        let context = page.cast::<SigContext>();
+        context.write(SigContext { rdi: guest.page + 0x800, ..guest.begin() });
+        let (mut info, mask) = (SigInfo::default(), 0u64);
+        let page = page as u64;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(20));
+                libc::munmap(page as *mut _, 4096);
+                guest.write(0x800, &[1]);
+            });
+            call(target.pid(), page, 0, &raw mut info as u64, &raw const mask as u64, 8)
+        })
+    };
+    assert_eq!(done, Err(Errno::FAULT));
+}
+
+#[test]
+fn callers_in_parallel() {
+    let mut target = Target::start();
+    let before = target.look();
+    // mov rbx, rax; syscall
+    let guest = Guest::new(&target, &[0x48, 0x89, 0xc3, 0x0f, 5]);
+    std::thread::scope(|scope| {
+        for index in 0..8u64 {
+            let guest = &guest;
+            scope.spawn(move || {
+                for round in 0..300 {
+                    let mut context = guest.begin();
+                    context.rax = index << 16 | round;
+                    context.r13 = context.rax;
+                    let info = guest.run(&mut context).expect("a call");
+                    assert_eq!(info.syscall() as u64, index << 16 | round);
+                    assert_eq!((context.rbx, context.r13), (index << 16 | round, index << 16 | round));
+                }
+            });
+        }
+    });
+    guest.remove();
+    target.assert_clean(&before);
+}
+
+#[test]
+fn a_target_that_executes_another_program() {
+    use std::process::{Command, Stdio};
+    let mut shell = Command::new("sh")
+        .args(["-c", "read line; exec sleep 1000"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("everywhere");
+    let pid = shell.id() as i32;
+    let mmap = || crate::guest::syscall(pid, libc::SYS_mmap, [0, 4096, 3, 0x22, u64::MAX, 0]);
+    wait_for("the shell", || {
+        std::fs::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(|text| text.starts_with("0 "))
+    });
+    let old = mmap().expect("a call") as u64;
+    let mut context = SigContext { rip: old, ..SigContext::default() };
+    let guest = Guest { pid, page: old };
+    assert_eq!(guest.run(&mut context).expect("a call").signo(), libc::SIGSEGV);
+    drop(shell.stdin.take());
+    wait_for("the exec", || {
+        std::fs::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(|text| text.starts_with("230 "))
+    });
+    let new = mmap().expect("a call") as u64;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("it lives");
+    assert!(maps.contains(&format!("{new:x}-")), "{new:x} in\n{maps}");
+    let guest = Guest { pid, page: new };
+    let mut context = SigContext { rip: new, ..SigContext::default() };
+    assert_eq!(guest.run(&mut context).expect("a call").signo(), libc::SIGSEGV);
+    farspace::raw::leave_idle();
+    shell.kill().expect("ours");
+    shell.wait().expect("ours");
+    assert_eq!(guest.run(&mut context).map_err(|e| errno(&e)), Err(libc::ESRCH));
+}
+
+#[test]
+fn a_task_that_is_killed_ends_the_call() {
+    let mut target = Target::start();
+    let guest = Guest::new(&target, &[0xeb, 0xfe]);
+    let own = target.pid();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(50));
+            for pid in target.look().3 {
+                let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                if pid != own && name.trim() == "farspace-vcpu" {
+                    // SAFETY: no memory is involved.
+                    unsafe { libc::kill(pid, libc::SIGKILL) };
+                }
+            }
+        });
+        let begin = Instant::now();
+        let mut context = guest.begin();
+        assert_eq!(guest.run(&mut context).map_err(|e| errno(&e)), Err(libc::ESRCH));
+        assert!(begin.elapsed() < Duration::from_secs(2));
+    });
+    guest.write(0, &[0x0f, 5]);
+    let mut context = guest.begin();
+    assert_eq!(guest.run(&mut context).expect("a new task").signo(), libc::SIGSYS);
+    assert!(target.is_alive());
+}
+
+#[test]
+fn ten_thousand_calls_leave_nothing() {
+    let mut target = Target::start();
+    let before = target.look();
+    let guest = Guest::new(&target, &[0x0f, 5]);
+    let mut context = guest.begin();
+    guest.run(&mut context).expect("a call");
+    let first = target.look();
+    let begin = Instant::now();
+    for round in 0..10_000 {
+        let mut context = guest.begin();
+        context.rax = round;
+        assert_eq!(guest.run(&mut context).expect("a call").syscall() as u64, round);
+    }
+    eprintln!("{} ns per call", begin.elapsed().as_nanos() / 10_000);
+    // Another test may have ended the attachment meanwhile.
+    let last = target.look();
+    assert_eq!(
+        (last.0.len(), last.1, last.2, last.3.len()),
+        (first.0.len(), first.1, first.2, first.3.len())
+    );
+    guest.remove();
+    target.assert_clean(&before);
+}
+
+#[test]
+fn attachments_end_by_themselves() {
+    let target = Target::start();
+    let before = target.look();
+    crate::guest::syscall(target.pid(), libc::SYS_madvise, [0, 0, 0, 0, 0, 0]).expect("a call");
+    assert_ne!(target.look(), before);
+    wait_for("the attachment's end", || target.look() == before);
+}
