@@ -14,6 +14,8 @@ macro_rules! guests {
             unsafe {
                 asm!(
                     ".pushsection .rodata.guest, \"a\"",
+                    // Alignment inside a guest is then alignment from its begin.
+                    ".balign 512",
                     "771:",
                     $($line,)*
                     "772:",

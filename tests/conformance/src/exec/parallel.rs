@@ -6,6 +6,7 @@ use crate::case::Outcome;
 use crate::timeline;
 use crate::world::expect;
 use farspace::SigContext;
+use libtest_mimic::Failed;
 use std::time::{Duration, Instant};
 
 /// Bytes of data, and of stack, for each caller.
@@ -54,24 +55,40 @@ pub(super) fn several_targets() -> Outcome {
 }
 
 pub(super) fn target_undisturbed() -> Outcome {
-    const PERIOD: Duration = Duration::from_secs(2);
+    // Each call of a backend that stops the target shows; the machine's own pauses come and go.
+    const ATTEMPTS: u32 = 3;
     let mut room = Room::spawn("timeline", &["--threads", "1", "--room"], guest::count())?;
     room.clear(0, 16)?;
-    room.victim().command("reset")?;
-    std::thread::sleep(PERIOD);
-    let idle = timeline::gaps(room.victim())?;
     // What the first call has to set up is not what is looked at.
     let mut context = room.context();
     room.run_to_syscall(&mut context, GETPID)?;
+    let mut outcome = Ok(());
+    for _ in 0..ATTEMPTS {
+        outcome = compare_periods(&mut room, &mut context)?;
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome?;
+    room.unharmed()
+}
+
+/// An idle period and one of calls: the inner result is whether the target was disturbed.
+fn compare_periods(room: &mut Room, context: &mut SigContext) -> Result<Outcome, Failed> {
+    const PERIOD: Duration = Duration::from_millis(1500);
     room.victim().command("reset")?;
-    let begin = Instant::now();
-    let mut calls = 1;
+    std::thread::sleep(PERIOD);
+    let idle = timeline::gaps(room.victim())?;
+    // A wake-up after the idle time is not what is looked at either.
+    room.run_to_syscall(context, GETPID)?;
+    room.victim().command("reset")?;
+    let (begin, before) = (Instant::now(), context.r12);
+    let mut calls = 0;
     while begin.elapsed() < PERIOD {
-        room.run_to_syscall(&mut context, GETPID)?;
+        room.run_to_syscall(context, GETPID)?;
         calls += 1;
-        expect("the count", &context.r12, &calls)?;
+        expect("the count", &context.r12, &(before + calls))?;
     }
     let busy = timeline::gaps(room.victim())?;
-    timeline::expect_undisturbed(&idle, &busy, calls)?;
-    room.unharmed()
+    Ok(timeline::expect_undisturbed(&idle, &busy, calls))
 }

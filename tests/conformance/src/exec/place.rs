@@ -296,8 +296,15 @@ impl Room {
     }
 
     /// The last line of every case: the target runs on, unharmed, nothing but what was announced has changed, and
-    /// nothing is left in it: at once, or as soon as the last caller is known to be gone.
-    pub(super) fn unharmed(mut self) -> Outcome {
+    /// nothing is left in it, as soon as all callers are known to be gone.
+    pub(super) fn unharmed(self) -> Outcome {
+        // A backend may keep something for the next call; there will be none.
+        farspace::raw::leave_idle();
+        self.unharmed_by_itself()
+    }
+
+    /// The same, without a word about the last call's having been the last.
+    pub(super) fn unharmed_by_itself(mut self) -> Outcome {
         self.victim.check()?;
         let begin = Instant::now();
         while let Err(failure) = self.victim.check_detached() {
