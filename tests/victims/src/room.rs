@@ -5,11 +5,10 @@
 //! other byte must stay as it was, which every check compares. `exec` becomes a new image with other patterns, which says
 //! `ready` anew.
 //!
-//! Options: `--image N` (the seeds are 100 * N + 1, ...), `--stuck` (a thread that waits in a page fault, inside a
-//! system call, until the victim ends).
+//! `--image N`: the seeds are 100 * N + 1, ...
 
 use crate::witness::Witness;
-use crate::{Verdict, control, option, pattern, stuck, sys};
+use crate::{Verdict, control, option, pattern, sys};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -63,17 +62,12 @@ struct Region {
 pub(crate) struct Room {
     regions: Vec<Region>,
     image: u64,
+    /// The process that is looked at: `self`, or a child.
+    process: String,
 }
 
 pub(crate) fn main(args: &[String]) -> Verdict {
     let mut room = Room::new(option(args, "--image", 1)?)?;
-    let _stuck = match args.iter().any(|arg| arg == "--stuck") {
-        true => match stuck::Stuck::new() {
-            Ok(stuck) => Some(stuck),
-            Err(reason) => return control::skip(&reason),
-        },
-        false => None,
-    };
     let mut witness = Witness::start()?;
     control::ready(&room.words());
     control::serve(&mut witness, |_, words| room.command(words))
@@ -83,7 +77,12 @@ impl Room {
     /// Maps and fills every region.
     pub(crate) fn new(image: u64) -> Result<Self, String> {
         let regions = (100 * image + 1..).zip(REGIONS).map(|(seed, region)| Region::new(seed, region));
-        Ok(Self { regions: regions.collect::<Result<_, _>>()?, image })
+        Ok(Self { regions: regions.collect::<Result<_, _>>()?, image, process: "self".to_owned() })
+    }
+
+    /// The room that is looked at is that of a child, which has its copy by fork.
+    pub(crate) fn is_of(&mut self, child: i32) {
+        self.process = child.to_string();
     }
 
     /// The words of the ready line.
@@ -102,9 +101,15 @@ impl Room {
                 let error = command.arg0(crate::PROGRAM).args(["guest-room", "--image", &image]).exec();
                 Some(Err(format!("exec: {error}")))
             }
-            ["check" | "exit", ..] => self.regions.iter().try_for_each(Region::verify).err().map(Err),
+            ["check" | "exit", ..] => self.verify().err().map(Err),
             _ => None,
         }
+    }
+
+    fn verify(&self) -> Verdict {
+        let path = format!("/proc/{}/mem", self.process);
+        let memory = File::open(&path).map_err(|e| format!("{path}: {e}"))?;
+        self.regions.iter().try_for_each(|region| region.verify(&memory))
     }
 
     fn announce(&mut self, name: &str, offset: &str, len: &str) -> Result<String, String> {
@@ -146,9 +151,8 @@ impl Region {
     }
 
     /// Compares every byte that nobody announced to change. Read through the kernel: some can't be read directly.
-    fn verify(&self) -> Verdict {
+    fn verify(&self, memory: &File) -> Verdict {
         let mut content = vec![0; self.filled];
-        let memory = File::open("/proc/self/mem").map_err(|e| format!("/proc/self/mem: {e}"))?;
         memory.read_exact_at(&mut content, self.addr as u64).map_err(|e| format!("{}: {e}", self.name))?;
         for (index, word) in content.chunks_exact(8).enumerate() {
             let wanted = pattern::word(self.seed, index as u64).to_le_bytes();

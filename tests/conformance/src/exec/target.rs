@@ -144,7 +144,7 @@ pub(super) fn traced() -> Outcome {
 }
 
 pub(super) fn stuck() -> Outcome {
-    let room = Room::spawn("guest-room", &["--stuck"], guest::syscall())?;
+    let room = Room::spawn("stuck-room", &[], guest::syscall())?;
     (0..3).try_for_each(|_| both_modes(&room))?;
     room.unharmed()
 }
