@@ -29,6 +29,7 @@ pub struct RemoteTask {
     /// Its pidfd in the agent's table.
     number: u64,
     pidfd: OwnedFd,
+    pid: i32,
 }
 
 impl RemoteTask {
@@ -48,12 +49,21 @@ impl RemoteTask {
         let args = [clear.0, entry.0, argument.0];
         let number = agent.channel().request(op::SPAWN, &args, &[])?.wait(OPERATION)?;
         match pidfd::take_fd(agent.pidfd(), agent.agent_pid(), number as i32) {
-            Ok(pidfd) => Ok(Self { agent: Arc::clone(agent), number, pidfd }),
+            Ok(pidfd) => {
+                // Not there if it has ended already.
+                let pid = pidfd::pid_of(pidfd.as_fd()).unwrap_or(0);
+                Ok(Self { agent: Arc::clone(agent), number, pidfd, pid })
+            }
             Err(error) => {
                 reap(agent, number);
                 Err(error.into())
             }
         }
+    }
+
+    /// Its pid here; 0 if it had ended by the time it was asked for.
+    pub fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// Stands for the task; readable once it has ended.

@@ -75,19 +75,19 @@ pub fn take(mask: u64) -> Option<[u8; 128]> {
     })
 }
 
-/// Sleeps until a descriptor is ready, with `blocked` as the mask meanwhile (ppoll(2)).
+/// Sleeps until a descriptor is ready, with `blocked` as the mask meanwhile (ppoll(2)). How many are: 0 after the timeout.
 ///
 /// # Errors
 ///
 /// EINTR: a handler has run.
-pub fn ppoll(fds: &mut [libc::pollfd], timeout: Option<Duration>, blocked: u64) -> Result<(), Errno> {
+pub fn ppoll(fds: &mut [libc::pollfd], timeout: Option<Duration>, blocked: u64) -> Result<usize, Errno> {
     let mut time = timeout.map(|timeout| [timeout.as_secs() as i64, i64::from(timeout.subsec_nanos())]);
     let time = time.as_mut().map_or(ptr::null_mut(), |time| time.as_mut_ptr());
     // SAFETY: the slice, the timespec (which the kernel counts down) and the set outlive the call.
     let n = unsafe {
         libc::syscall(libc::SYS_ppoll, fds.as_mut_ptr(), fds.len(), time, &raw const blocked, SET_BYTES)
     };
-    if n < 0 { Err(last()) } else { Ok(()) }
+    if n < 0 { Err(last()) } else { Ok(n as usize) }
 }
 
 /// Sends a signal by pidfd, any number.

@@ -14,8 +14,10 @@
 //! | `vector` | the vector state between the caller's area and the frame's |
 //! | `vcpu` | events of one task |
 //! | `run` | running a guest while the caller's signals are watched |
+//! | `pace` | whether to look for each other or to take turns |
 
 mod context;
+mod pace;
 mod run;
 mod start;
 mod vcpu;
@@ -41,6 +43,8 @@ pub use vector::Vector;
 
 /// A task in the target, as this module needs it. Dropped, it ends, and is out of the address space.
 pub trait Task: Send + std::fmt::Debug {
+    /// The task's pid here.
+    fn pid(&self) -> i32;
     /// Readable once the task has ended.
     fn pidfd(&self) -> BorrowedFd<'_>;
     /// Sends it a signal.

@@ -15,6 +15,7 @@ use farspace_sys::signal::{self, SignalFd};
 use rustix::io::Errno;
 
 use super::context::Cause;
+use super::pace::PATIENCE;
 use super::vcpu::ForeignVcpu;
 use crate::wait::Run;
 use crate::{Error, Result};
@@ -52,6 +53,16 @@ enum Wake {
     Handled,
 }
 
+/// How a sleep ended.
+enum Slept {
+    /// By something else than the guest.
+    Woken(Wake),
+    /// There may be an event.
+    Look,
+    /// The time is over.
+    Long,
+}
+
 impl ForeignVcpu {
     /// Runs the guest that is loaded. All signals are blocked in the calling thread.
     ///
@@ -64,8 +75,9 @@ impl ForeignVcpu {
         let run = Run::begin(true);
         let mut handled = false;
         loop {
-            self.resume(run.looks());
-            let wake = self.await_event(run.looks(), signals, signalfd);
+            let looks = self.pace.begin(&run);
+            self.resume(looks);
+            let wake = self.await_event(looks, signals, signalfd);
             let wake = wake.inspect_err(|_| self.task.signal(libc::SIGKILL))?;
             handled |= wake == Wake::Handled;
             match self.accept()? {
@@ -85,36 +97,40 @@ impl ForeignVcpu {
     }
 
     /// Waits for the next event; says what else has happened.
-    fn await_event(&self, looks: u32, signals: Signals, signalfd: Option<&SignalFd>) -> Result<Wake> {
+    fn await_event(&mut self, looks: u32, signals: Signals, signalfd: Option<&SignalFd>) -> Result<Wake> {
         for _ in 0..looks {
             if self.has_event() {
+                self.pace.hit();
                 return Ok(Wake::Event);
             }
             std::hint::spin_loop();
         }
-        let asleep = self.area.word(area::ENGINE_ASLEEP);
-        asleep.store(area::ASLEEP_ON_EVENTFD, Ordering::SeqCst);
+        if looks > 0 {
+            self.pace.miss();
+        }
+        self.area.word(area::ENGINE_ASLEEP).store(area::ASLEEP_ON_EVENTFD, Ordering::SeqCst);
         let mut wake = Wake::Event;
         let mut kicked: Option<Instant> = None;
         let ended = loop {
             if self.has_event() {
                 break Ok(());
             }
-            let mut timeout = None;
+            let mut timeout = self.pace.is_tied().then_some(PATIENCE);
             if wake != Wake::Event {
                 if kicked.get_or_insert_with(Instant::now).elapsed() > KICK_DEADLINE {
-                    break Err(Error::Unresponsive { pid: 0 });
+                    break Err(Error::Unresponsive { pid: self.task.pid() });
                 }
                 self.task.signal(KICK);
                 timeout = Some(KICK_AGAIN);
             }
             match self.sleep(timeout, wake, signals, signalfd) {
-                Ok(Some(new)) => wake = new,
-                Ok(None) => {}
+                Ok(Slept::Woken(new)) => wake = new,
+                Ok(Slept::Long) if wake == Wake::Event => self.pace.untie(),
+                Ok(_) => {}
                 Err(error) => break Err(error),
             }
         };
-        asleep.store(0, Ordering::Relaxed);
+        self.area.word(area::ENGINE_ASLEEP).store(0, Ordering::Relaxed);
         ended.map(|()| wake)
     }
 
@@ -125,7 +141,7 @@ impl ForeignVcpu {
         wake: Wake,
         signals: Signals,
         signalfd: Option<&SignalFd>,
-    ) -> Result<Option<Wake>> {
+    ) -> Result<Slept> {
         let entry = |fd: i32| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         let watches = wake == Wake::Event;
         // A negative number is none (poll(2)).
@@ -133,8 +149,9 @@ impl ForeignVcpu {
         let mut fds = [entry(self.bell.as_raw_fd()), entry(self.task.pidfd().as_raw_fd()), entry(masked)];
         let blocked = if watches { signals.blocked | signals.mask } else { u64::MAX };
         match signal::ppoll(&mut fds, timeout, blocked) {
-            Ok(()) => {}
-            Err(Errno::INTR) => return Ok(Some(Wake::Handled)),
+            Ok(0) => return Ok(Slept::Long),
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(Slept::Woken(Wake::Handled)),
             Err(errno) => return Err(Error::new("wait for the guest", errno)),
         }
         if fds[0].revents != 0 {
@@ -142,8 +159,8 @@ impl ForeignVcpu {
             let _ = rustix::io::read(&self.bell, &mut count);
         }
         if fds[1].revents != 0 && !self.has_event() {
-            return Err(Error::Ended { pid: 0 });
+            return Err(Error::Ended { pid: self.task.pid() });
         }
-        Ok((fds[2].revents != 0).then_some(Wake::Masked))
+        Ok(if fds[2].revents == 0 { Slept::Look } else { Slept::Woken(Wake::Masked) })
     }
 }

@@ -10,6 +10,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 use super::context::{self, Cause, Context};
+use super::pace::Pace;
 use super::start::{self, Start};
 use super::vector::{Layout, Vector};
 use super::{Place, Task};
@@ -28,6 +29,7 @@ pub struct ForeignVcpu {
     pub(super) bell: OwnedFd,
     /// The event that the task waits at.
     pub(super) event: u32,
+    pub(super) pace: Pace,
     layout: Layout,
     _place: Place,
 }
@@ -88,7 +90,8 @@ impl Unborn {
         let area = Area::new(&place.space.memory, place.index, place.address().0);
         let layout = await_first(&area, &bell, &*task)?;
         let event = area.word(area::EVENT).load(Ordering::Acquire);
-        Ok(ForeignVcpu { task, area, bell, event, layout, _place: place })
+        let pace = Pace::new(task.pid());
+        Ok(ForeignVcpu { task, area, bell, event, pace, layout, _place: place })
     }
 }
 
@@ -103,16 +106,18 @@ fn await_first(area: &Area, bell: &OwnedFd, task: &dyn Task) -> Result<Layout> {
         let nap = Timespec { tv_sec: 1, tv_nsec: 0 };
         let _ = poll(&mut fds, Some(&nap));
         if !fds[1].revents().is_empty() {
-            return Err(Error::Ended { pid: 0 });
+            return Err(Error::Ended { pid: task.pid() });
         }
         if Instant::now() > deadline {
             task.signal(libc::SIGKILL);
-            return Err(Error::Unresponsive { pid: 0 });
+            return Err(Error::Unresponsive { pid: task.pid() });
         }
     }
     asleep.store(0, Ordering::Relaxed);
     let vector = area.frame().and_then(|frame| area.vector_state(frame));
-    vector.map(|vector| Layout::of(area, vector)).ok_or(Error::Damaged { pid: 0, what: "no first frame" })
+    vector
+        .map(|vector| Layout::of(area, vector))
+        .ok_or(Error::Damaged { pid: task.pid(), what: "no first frame" })
 }
 
 impl ForeignVcpu {
@@ -122,7 +127,7 @@ impl ForeignVcpu {
     }
 
     fn places(&self) -> Result<(FrameAt, VectorAt)> {
-        let damaged = Error::Damaged { pid: 0, what: "a signal frame elsewhere" };
+        let damaged = Error::Damaged { pid: self.task.pid(), what: "a signal frame elsewhere" };
         let frame = self.area.frame().ok_or(damaged.clone())?;
         Ok((frame, self.area.vector_state(frame).ok_or(damaged)?))
     }
@@ -179,7 +184,7 @@ impl ForeignVcpu {
     pub(super) fn accept(&mut self) -> Result<Cause> {
         self.event = self.area.word(area::EVENT).load(Ordering::Acquire);
         if self.event == 0 {
-            return Err(Error::Ended { pid: 0 });
+            return Err(Error::Ended { pid: self.task.pid() });
         }
         let (frame, _) = self.places()?;
         // Until the next guest is loaded, the bases stay.

@@ -137,5 +137,5 @@ fn wait(fd: BorrowedFd<'_>, nr: libc::c_long, blocked: u64) -> Result<(), Errno>
         _ => return Ok(()),
     };
     let mut fds = [libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }];
-    signal::ppoll(&mut fds, None, blocked)
+    signal::ppoll(&mut fds, None, blocked).map(drop)
 }

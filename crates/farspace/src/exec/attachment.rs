@@ -186,6 +186,10 @@ impl Guest {
 struct Remote(RemoteTask);
 
 impl Task for Remote {
+    fn pid(&self) -> i32 {
+        self.0.pid()
+    }
+
     fn pidfd(&self) -> BorrowedFd<'_> {
         self.0.pidfd()
     }

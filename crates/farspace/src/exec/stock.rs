@@ -84,7 +84,11 @@ fn enter(
         return Ok(Outcome::Signal(SigInfo { bytes }));
     }
     let mut guest = attachment.guest()?;
-    let error = |error: farspace_exec::Error| error.errno();
+    let error = |error: farspace_exec::Error| match error.errno() {
+        // It didn't stop when told to, and was killed.
+        Errno::TIMEDOUT => Errno::SRCH,
+        errno => errno,
+    };
     guest.watch(signals.mask)?;
     guest.vcpu.load(context, vector.as_deref()).map_err(error)?;
     let outcome = guest.run(signals).map_err(error)?;

@@ -13,12 +13,18 @@ pub(crate) struct Target {
 
 impl Target {
     pub(crate) fn start() -> Self {
+        Self::start_with(|| {})
+    }
+
+    /// One that does something before it becomes the program: system calls only.
+    pub(crate) fn start_with(prepare: impl Fn() + Send + Sync + 'static) -> Self {
         let mut command = Command::new("sleep");
         command.arg("1000").stdin(Stdio::null());
-        // SAFETY: a system call only.
+        // SAFETY: system calls only.
         unsafe {
-            command.pre_exec(|| {
+            command.pre_exec(move || {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                prepare();
                 Ok(())
             });
         }
@@ -26,6 +32,34 @@ impl Target {
         // Until it sleeps, it still maps its libraries.
         wait_for("sleep", || target.proc("syscall").starts_with("230 "));
         target
+    }
+
+    /// One with two threads: this test program.
+    pub(crate) fn start_threaded() -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("this test"));
+        command.args(["--exact", "child::sleeper", "--ignored", "--test-threads=2"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let target = Self { child: command.spawn().expect("this test") };
+        let sleeps = |tid: &i32| target.proc(&format!("task/{tid}/syscall")).starts_with("230 ");
+        wait_for("threads", || target.threads().iter().any(sleeps));
+        std::thread::sleep(Duration::from_millis(50));
+        target
+    }
+
+    pub(crate) fn threads(&self) -> Vec<i32> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it lives");
+        tasks.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    }
+
+    /// Kills those of this name that share the memory.
+    pub(crate) fn kill(&self, name: &str) {
+        for pid in self.look().3 {
+            let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            if comm.trim() == name {
+                // SAFETY: no memory is involved.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+        }
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -80,4 +114,10 @@ pub(crate) fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}: not in time");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+#[test]
+#[ignore = "a thread of a target"]
+fn sleeper() {
+    std::thread::sleep(Duration::from_secs(1000));
 }
