@@ -2,7 +2,7 @@
 
 use super::guest;
 use super::own::{self, Disposition, signal_thread, tid};
-use super::place::Room;
+use super::place::{Place, Room};
 use crate::case::Outcome;
 use crate::world::{PAGE, Pipe, expect, expect_bytes};
 use farspace_victims::pattern;
@@ -120,15 +120,29 @@ pub(super) fn errors_in_rax() -> Outcome {
     let room = Room::with(guest::syscall())?;
     let (data, hole) = (room.data.addr, room.hole.addr);
     let pipe = Pipe::new()?;
-    let (writer, reader) = (pipe.fd() as u64, pipe.reader.as_raw_fd() as u64);
+    let writer = pipe.fd() as u64;
     room.expect_syscall("no descriptor", libc::SYS_write, &[u64::MAX, data, 1], errno(Errno::BADF))?;
-    room.expect_syscall("wrong end", libc::SYS_write, &[reader, data, 1], errno(Errno::BADF))?;
     room.expect_syscall("no memory there", libc::SYS_write, &[writer, hole, 1], errno(Errno::FAULT))?;
     room.expect_syscall("unaligned", libc::SYS_munmap, &[data + 1, 1], errno(Errno::INVAL))?;
     room.expect_syscall("nothing there", libc::SYS_mprotect, &[hole, PAGE, READ], errno(Errno::NOMEM))?;
     let taken = [data, PAGE, READ, FRESH, u64::MAX, 0];
     room.expect_syscall("taken", libc::SYS_mmap, &taken, errno(Errno::EXIST))?;
     expect("bytes in the pipe", &pipe.waiting()?, &0)?;
+    room.unharmed()
+}
+
+/// Plays a caller that uses the wrong ends of a pipe: an error at once, not a wait for what can't happen.
+pub(super) fn wrong_ends(place: &Place) -> Result<String, Failed> {
+    let (pipe, data) = (Pipe::new()?, place.data.addr);
+    let (writer, reader) = (pipe.fd() as u64, pipe.reader.as_raw_fd() as u64);
+    place.expect_syscall("read", libc::SYS_read, &[writer, data, 1], errno(Errno::BADF))?;
+    place.expect_syscall("write", libc::SYS_write, &[reader, data, 1], errno(Errno::BADF))?;
+    Ok("ok".to_owned())
+}
+
+pub(super) fn wrong_end_of_a_pipe() -> Outcome {
+    let room = Room::with(guest::syscall())?;
+    room.play("wrong_ends")?;
     room.unharmed()
 }
 

@@ -97,3 +97,15 @@ pub(super) const STORED: u64 = 512;
 pub(super) const LOADED: u64 = 1024;
 /// `ud2`, by which guests end.
 pub(super) const UD2: [u8; 2] = [0x0f, 0x0b];
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn guests_are_what_was_assembled() {
+        assert_eq!(super::undefined(), super::UD2);
+        assert_eq!(super::syscall(), [0x0f, 0x05, 0x0f, 0x0b]);
+        // What is stored and loaded lies where the constants say.
+        assert_eq!(super::exchange().len(), 1536);
+        assert!(super::exchange()[super::STORED as usize..].iter().all(|byte| *byte == 0));
+    }
+}

@@ -104,12 +104,15 @@ pub(crate) const CASES: &[Case] = &[
     case("exec_60_mappings", calls::mappings),
     case("exec_61_callers_descriptors", calls::callers_descriptors),
     case("exec_62_errors_in_rax", calls::errors_in_rax),
+    case("exec_62_wrong_end_of_a_pipe", calls::wrong_end_of_a_pipe),
     case("exec_62_interrupted", calls::interrupted),
     case("exec_63_forbidden", calls::forbidden),
     with(&[CALLERS], "exec_64_callers_seccomp", privileges::seccomp),
     with(&[CALLERS, Root], "exec_65_callers_credentials", privileges::credentials),
     with(&[TRACED], "exec_66_traced", target::traced),
+    case("exec_66_traced_is_no_harm", target::traced_is_no_harm),
     with(&[STUCK, Userfaultfd], "exec_67_stuck_in_a_page_fault", target::stuck),
+    with(&[Userfaultfd], "exec_67_stuck_is_no_harm", target::stuck_is_no_harm),
     case("exec_68_context_unmapped", races::context_unmapped),
     case("exec_69_context_rewritten", races::context_rewritten),
     case("exec_70_no_leak", leaks::enters),
@@ -129,6 +132,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("spin", stopping::spin),
     ("terminate", signals::terminate),
     ("unmapped", races::unmapped),
+    ("wrong_ends", calls::wrong_ends),
 ];
 
 /// Plays a scenario in this process: `PID WORD...`, the words of the target's ready line.

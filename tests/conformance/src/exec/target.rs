@@ -9,7 +9,7 @@ use farspace::{SigContext, SigInfo};
 use libtest_mimic::Failed;
 use rustix::io::Errno;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Runs a spinning guest; `meanwhile` is called when it runs, then the caller gets a signal of its mask.
 fn spin_while(
@@ -119,8 +119,8 @@ fn both_modes(room: &Room) -> Outcome {
     room.expect_syscall("munmap", libc::SYS_munmap, &[page, 4096], 0)
 }
 
-pub(super) fn traced() -> Outcome {
-    let room = Room::with(guest::syscall())?;
+/// Does something while a thread of this program traces the target.
+fn while_traced(room: &Room, call: impl FnOnce() -> Outcome) -> Outcome {
     let pid = room.pid;
     let (seized, begin) = channel();
     let (end, done) = channel::<()>();
@@ -135,16 +135,46 @@ pub(super) fn traced() -> Outcome {
         let _ = done.recv();
         Ok(())
     });
-    begin.recv()?;
-    let result = (0..3).try_for_each(|_| both_modes(&room));
+    let result = begin.recv().map_err(Failed::from).and_then(|()| call());
     drop(end);
     tracer.join().map_err(|_| "the tracer panicked")??;
-    result?;
+    result
+}
+
+/// Served, or refused with a reason, and soon.
+fn served_or_refused(room: &Room) -> Outcome {
+    const SOON: Duration = Duration::from_secs(10);
+    let begin = Instant::now();
+    match room.call(&mut room.context(), 0, 0) {
+        Ok(info) => expect("event", &info.signo(), &libc::SIGSYS)?,
+        Err(Errno::PERM | Errno::OPNOTSUPP) => {}
+        Err(errno) => return Err(format!("the call gives {errno:?}").into()),
+    }
+    expect("it took not too long", &(begin.elapsed() < SOON), &true)
+}
+
+pub(super) fn traced() -> Outcome {
+    let room = Room::with(guest::syscall())?;
+    while_traced(&room, || (0..3).try_for_each(|_| both_modes(&room)))?;
+    room.unharmed()
+}
+
+pub(super) fn traced_is_no_harm() -> Outcome {
+    let room = Room::with(guest::syscall())?;
+    while_traced(&room, || served_or_refused(&room))?;
+    // Nobody traces it any more.
+    both_modes(&room)?;
     room.unharmed()
 }
 
 pub(super) fn stuck() -> Outcome {
     let room = Room::spawn("stuck-room", &[], guest::syscall())?;
     (0..3).try_for_each(|_| both_modes(&room))?;
+    room.unharmed()
+}
+
+pub(super) fn stuck_is_no_harm() -> Outcome {
+    let room = Room::spawn("stuck-room", &[], guest::syscall())?;
+    served_or_refused(&room)?;
     room.unharmed()
 }

@@ -2,7 +2,9 @@
 
 use super::guest;
 use super::place::{Place, Room};
-use super::xstate::{AVX, AVX512, Area, FILLED_MXCSR, SSE, enabled, native_with, with_controls};
+use super::xstate::{
+    AVX, AVX512, Area, FILLED_MXCSR, NR_PROCESS_VM_EXEC, SSE, call_with, enabled, with_controls,
+};
 use crate::case::Outcome;
 use crate::world::expect;
 use core::arch::asm;
@@ -65,7 +67,7 @@ pub(super) fn kept_by_the_call() -> Outcome {
         let (mut info, mask) = (SigInfo::default(), 0_u64);
         let pointers = (&raw mut context as u64, &raw mut info as u64, &raw const mask as u64);
         let arguments = [room.pid as u64, pointers.0, 0, pointers.1, pointers.2, 8];
-        let (result, after) = native_with(&sentinel, components, arguments);
+        let (result, after) = call_with(&sentinel, components, NR_PROCESS_VM_EXEC, arguments);
         expect("the call", &result, &0)?;
         expect("the guest's end", &info.signo(), &libc::SIGILL)?;
         after.expect("the caller's registers", components, &sentinel)?;

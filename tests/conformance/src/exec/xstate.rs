@@ -226,13 +226,11 @@ pub(super) fn with_controls<T>(call: impl FnOnce() -> T) -> (T, (u16, u32)) {
     (result, after)
 }
 
-/// The six arguments of process_vm_exec.
-pub(super) type Arguments = [u64; 6];
-/// Its number in farspace's own kernels.
-const NR_PROCESS_VM_EXEC: i64 = 549;
+/// Number of process_vm_exec in farspace's own kernels.
+pub(super) const NR_PROCESS_VM_EXEC: u64 = 549;
 
-/// The system call itself, with `area` in the registers: the result, and the registers after it.
-pub(super) fn native_with(area: &Area, components: u64, arguments: Arguments) -> (i64, Area) {
+/// A system call with `area` in the registers: the result, and the registers after it. The third argument is 0.
+pub(super) fn call_with(area: &Area, components: u64, nr: u64, arguments: [u64; 6]) -> (i64, Area) {
     let mut after = Area::zeroed();
     let result: u64;
     let clean = CLEAN_MXCSR;
@@ -243,7 +241,7 @@ pub(super) fn native_with(area: &Area, components: u64, arguments: Arguments) ->
             "xor edx, edx",
             "xrstor64 [r12]",
             "xor edx, edx",
-            "mov eax, {nr}",
+            "mov rax, rcx",
             "syscall",
             "mov r9, rax",
             "mov eax, r15d",
@@ -251,7 +249,7 @@ pub(super) fn native_with(area: &Area, components: u64, arguments: Arguments) ->
             "xsave64 [r13]",
             "fninit",
             "ldmxcsr [r14]",
-            nr = const NR_PROCESS_VM_EXEC,
+            in("rcx") nr,
             in("r12") area.0.0.as_ptr(),
             in("r13") after.0.0.as_mut_ptr(),
             in("r14") &clean,
@@ -266,4 +264,20 @@ pub(super) fn native_with(area: &Area, components: u64, arguments: Arguments) ->
         );
     }
     (result as i64, after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AVX512, Area, call_with, enabled};
+
+    #[test]
+    fn registers_go_through_a_call() {
+        let components = enabled() & AVX512;
+        let mut area = Area::of_frame().unwrap_or_else(|_| panic!("no frame"));
+        area.fill(components, 7);
+        let (pid, after) = call_with(&area, components, libc::SYS_getpid as u64, [0; 6]);
+        assert_eq!(pid, i64::from(std::process::id()));
+        assert!(after.expect("after", components, &area).is_ok());
+        assert!(after.expect("after", components, &Area::clean()).is_err());
+    }
 }
