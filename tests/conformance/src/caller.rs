@@ -67,7 +67,7 @@ impl Caller {
     /// Starts this program as a caller with what `configure` adds to the command.
     pub(crate) fn start(configure: impl FnOnce(&mut Command)) -> Result<Self, Failed> {
         let mut command = Command::new("/proc/self/exe");
-        command.arg0(PROGRAM).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.arg0(PROGRAM).stdin(Stdio::piped()).stdout(Stdio::piped());
         configure(&mut command);
         let mut child = command.spawn().map_err(|e| format!("caller: {e}"))?;
         let stdout = child.stdout.take().ok_or("the caller has no stdout")?;

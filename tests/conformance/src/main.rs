@@ -8,6 +8,7 @@ mod caller;
 mod case;
 mod exec;
 mod needs;
+mod processes;
 mod timeline;
 mod visits;
 mod vmsplice;

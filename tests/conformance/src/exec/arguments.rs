@@ -3,6 +3,7 @@
 use super::place::{PIDFD, Place, Room};
 use super::{guest, own};
 use crate::case::Outcome;
+use crate::processes::{ended_pid, kernel_thread};
 use crate::world::expect;
 use farspace::{ExecFlags, SigContext, SigInfo, TargetId};
 use farspace_victims::harness::Victim;
@@ -144,13 +145,13 @@ fn expect_refused(what: &str, pid: i32, wanted: Errno) -> Outcome {
 }
 
 pub(super) fn no_such_process() -> Outcome {
-    for pid in [own::ended_pid()?, i32::MAX, 0, -1, i32::MIN] {
+    for pid in [ended_pid()?, i32::MAX, 0, -1, i32::MIN] {
         expect_refused(&format!("pid {pid}"), pid, Errno::SRCH)?;
     }
     let zombie = Victim::spawn("zombie", &["process"])?;
     expect_refused("zombie", zombie.pid(), Errno::SRCH)?;
     crate::world::unharmed(zombie)?;
-    match own::kernel_thread() {
+    match kernel_thread() {
         Some(pid) => expect_refused("kernel thread", pid, Errno::SRCH),
         None => {
             eprintln!("no kernel thread is visible from here: that part is left out");

@@ -4,7 +4,6 @@ use crate::case::Outcome;
 use crate::world::PAGE;
 use libtest_mimic::Failed;
 use std::io;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Far from what anybody else maps: what is unmapped here stays so.
@@ -167,21 +166,4 @@ pub(super) fn status(pid: i32, key: &str) -> Result<u64, Failed> {
     let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
     let number = line.and_then(|text| text.split_whitespace().next()?.parse().ok());
     Ok(number.ok_or_else(|| format!("no {key} of {pid}"))?)
-}
-
-/// The id of a process that was there and is gone.
-pub(super) fn ended_pid() -> Result<i32, Failed> {
-    let mut child = Command::new("/proc/self/exe").arg("--list").stdout(Stdio::null()).spawn()?;
-    child.wait()?;
-    Ok(child.id() as i32)
-}
-
-/// A process whose PF_KTHREAD flag is set (the seventh field after the name, include/linux/sched.h).
-pub(super) fn kernel_thread() -> Option<i32> {
-    const PF_KTHREAD: u32 = 0x0020_0000;
-    std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        let flags: u32 = stat.rsplit_once(')')?.1.split_whitespace().nth(6)?.parse().ok()?;
-        (flags & PF_KTHREAD != 0).then(|| entry.file_name().to_string_lossy().parse().ok())?
-    })
 }
