@@ -4,7 +4,7 @@ use super::guest;
 use super::own::{self, Disposition};
 use super::place::{Room, at, expect_signal};
 use crate::case::Outcome;
-use crate::world::expect;
+use crate::world::{expect, expect_bytes};
 use farspace::{SigContext, SigInfo};
 
 /// si_code values (include/uapi/asm-generic/siginfo.h).
@@ -31,10 +31,10 @@ const TF: u64 = 0x100;
 
 /// What covers no field of a fault is zero; si_addr of a fault without an address is, too.
 fn expect_clean(info: &SigInfo) -> Outcome {
-    expect("si_errno", &info.bytes[4..8], &[0; 4][..])?;
-    expect("padding", &info.bytes[12..16], &[0; 4][..])?;
+    expect_bytes("si_errno", &info.bytes[4..8], &[0; 4])?;
+    expect_bytes("padding", &info.bytes[12..16], &[0; 4])?;
     // si_addr_lsb and what else is behind the address; the bytes after it are never used.
-    expect("the rest of info", &info.bytes[24..], &[0; 104][..])
+    expect_bytes("the rest of info", &info.bytes[24..], &[0; 104])
 }
 
 pub(super) fn segv() -> Outcome {

@@ -96,11 +96,13 @@ pub(super) fn change_mask(how: i32, signal: i32) -> Outcome {
     Ok(farspace_victims::sys::change_mask(how, signal)?)
 }
 
-/// Takes a blocked signal of the calling thread's, if it is pending.
-pub(super) fn drain(signal: i32) {
+/// Takes a blocked signal of the calling thread's; false if none is pending.
+pub(super) fn drain(signal: i32) -> bool {
     let none = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: both are valid for the call.
-    unsafe { libc::sigtimedwait(&farspace_victims::sys::set_of(signal), std::ptr::null_mut(), &none) };
+    unsafe {
+        libc::sigtimedwait(&farspace_victims::sys::set_of(signal), std::ptr::null_mut(), &none) == signal
+    }
 }
 
 /// A disposition that was replaced, and comes back by drop.

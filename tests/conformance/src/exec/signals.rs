@@ -4,7 +4,7 @@ use super::guest;
 use super::own::{self, Disposition, bit, signal_thread, tid};
 use super::place::{GETPID, Place, Room, at};
 use crate::case::Outcome;
-use crate::world::expect;
+use crate::world::{expect, expect_bytes};
 use libtest_mimic::Failed;
 use rustix::io::Errno;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -53,7 +53,7 @@ pub(super) fn terminate(place: &Place) -> Result<String, Failed> {
     let pid = i32::from_ne_bytes([info.bytes[16], info.bytes[17], info.bytes[18], info.bytes[19]]);
     let sender = std::os::unix::process::parent_id() as i32;
     expect("event, sender", &(info.signo(), info.code(), pid), &(libc::SIGTERM, SI_USER, sender))?;
-    expect("the rest of info", &info.bytes[24..], &[0; 104][..])?;
+    expect_bytes("the rest of info", &info.bytes[24..], &[0; 104])?;
     Ok("ok".to_owned())
 }
 
@@ -70,21 +70,25 @@ pub(super) fn from_outside() -> Outcome {
 /// With a signal of the mask pending, not one instruction of the guest runs.
 pub(super) fn pending() -> Outcome {
     let room = Room::counting(guest::count())?;
-    for signal in [libc::SIGUSR1, libc::SIGRTMIN() + 3] {
+    // Often enough for a guest that now and then gets a start.
+    for signal in [libc::SIGUSR1, libc::SIGRTMIN() + 3].repeat(50) {
         own::change_mask(libc::SIG_BLOCK, signal)?;
         let blocked = own::blocked();
         signal_thread(tid(), signal)?;
         let mut context = room.context();
         let result = room.call(&mut context, 0, bit(signal));
         let after = own::blocked();
+        // Untaken, it would end this program.
+        let was_left = own::drain(signal);
         own::change_mask(libc::SIG_UNBLOCK, signal)?;
         let info = result.map_err(|e| format!("the call gives {e:?}"))?;
         expect("event", &(info.signo(), info.code()), &(signal, SI_TKILL))?;
         expect("the context is as it was", &context, &room.context())?;
         expect("the guest's counter", &room.read_word(room.data.addr)?, &0)?;
         expect("the caller's mask", &after, &blocked)?;
+        expect("the signal was taken", &was_left, &false)?;
     }
-    // It was taken: unblocking it has done nothing, and the next call runs.
+    // The next call runs.
     let mut context = room.context();
     room.run_to_syscall(&mut context, GETPID)?;
     expect("the guest's counter", &room.read_word(room.data.addr)?, &1)?;
@@ -105,6 +109,7 @@ pub(super) fn pending_value() -> Outcome {
         libc::syscall(libc::SYS_rt_tgsigqueueinfo, std::process::id(), tid(), signal, info.as_ptr())
     };
     let result = room.call(&mut room.context(), 0, bit(signal));
+    own::drain(signal);
     own::change_mask(libc::SIG_UNBLOCK, signal)?;
     own::os("rt_tgsigqueueinfo", sent)?;
     let info = result.map_err(|e| format!("the call gives {e:?}"))?;
