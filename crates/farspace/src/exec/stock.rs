@@ -3,7 +3,7 @@
 //! Everything is copied in once and out once: what another thread does to the caller's structures meanwhile changes
 //! what is run or is overwritten, and nothing else.
 //!
-//! Invariants: SAFETY.md, 12 and 18.
+//! Invariants: SAFETY.md, 12 and 18 to 20.
 
 use std::os::fd::BorrowedFd;
 
