@@ -1,6 +1,6 @@
 //! Cases 32 to 34: the checks of the call itself.
 
-use super::place::{PIDFD, Place, Room};
+use super::place::{PIDFD, Place, Room, SYSCALL};
 use super::{guest, own};
 use crate::case::Outcome;
 use crate::processes::{ended_pid, kernel_thread};
@@ -87,6 +87,9 @@ pub(super) fn pointers() -> Outcome {
             let result = raw(room.pid, pointers[0], 0, pointers[1], pointers[2], 8);
             expect(&format!("{what} at {bad:#x}"), &result, &Err(Errno::FAULT))?;
         }
+        let (mut info, mut mask) = (SigInfo::default(), 0_u64);
+        let result = raw(room.pid, bad, SYSCALL, address(&mut info), address(&mut mask), 8);
+        expect(&format!("system call at {bad:#x}"), &result, &Err(Errno::FAULT))?;
     }
     still_works(&room)?;
     room.unharmed()
@@ -128,7 +131,7 @@ pub(super) fn bad_fpstate() -> Outcome {
 
 /// Both modes answer alike for this process.
 fn expect_refused(what: &str, pid: i32, wanted: Errno) -> Outcome {
-    for flags in [0, super::place::SYSCALL] {
+    for flags in [0, SYSCALL] {
         let (mut info, mut mask) = (SigInfo::default(), 0_u64);
         let mut context = SigContext {
             rip: 0x10000,
