@@ -15,6 +15,8 @@ use crate::wait::Run;
 const MOST: u32 = 500;
 /// With fewer it isn't tried any more.
 const FEWEST: u32 = 64;
+/// More looks after each that was worth it.
+const MORE: u32 = 8;
 /// Runs on one CPU after which looking is tried again.
 const RETRY: u32 = 2_000;
 /// A guest that runs longer than this may run anywhere.
@@ -54,12 +56,12 @@ impl Pace {
 
     /// Looking was worth it.
     pub(super) fn hit(&mut self) {
-        self.looks = (2 * self.looks).min(MOST);
+        self.looks = (self.looks + MORE).min(MOST);
     }
 
-    /// It wasn't.
+    /// It wasn't: that costs as much as many hits have saved.
     pub(super) fn miss(&mut self) {
-        self.looks /= 2;
+        self.looks /= 4;
     }
 
     /// True if the task is kept on a CPU.
