@@ -79,8 +79,9 @@ impl Engine {
         let mut orders = Orders::new();
         // Whatever the caller lets its children inherit: what a steward receives must get the next number.
         orders.call(libc::SYS_close_range, &[RECEIVED, u64::from(u32::MAX), 0]);
-        // A terminal's signals are not for us; orphaned tasks come here and vanish.
-        orders.call(libc::SYS_setsid, &[]);
+        // A terminal's signals are not for us (a session of its own would be scheduled as a group of its own); orphaned
+        // tasks come here and vanish.
+        orders.call(libc::SYS_setpgid, &[0, 0]);
         orders.call(libc::SYS_prctl, &[libc::PR_SET_CHILD_SUBREAPER as u64, 1]);
         orders.call(libc::SYS_prctl, &[libc::PR_SET_NO_NEW_PRIVS as u64, 1]);
         let no_core = orders.data(&[0; 16]);

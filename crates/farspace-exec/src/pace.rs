@@ -17,6 +17,8 @@ const MOST: u32 = LOOKS;
 const NEW: u32 = 8;
 /// With fewer it isn't tried any more.
 const FEWEST: u32 = 64;
+/// More looks after each that was worth it.
+const MORE: u32 = 8;
 /// Runs on one CPU after which looking is tried again.
 const RETRY: u32 = 2_000;
 /// A guest that runs longer than this may run anywhere.
@@ -84,12 +86,12 @@ impl Pace {
 
     /// Looking was worth it.
     pub(crate) fn hit(&mut self) {
-        self.looks = (2 * self.looks).min(MOST);
+        self.looks = (self.looks + MORE).min(MOST);
     }
 
-    /// It wasn't.
+    /// It wasn't: that costs as much as many hits have saved.
     pub(crate) fn miss(&mut self) {
-        self.looks /= 2;
+        self.looks /= 4;
     }
 
     /// True if the task is kept on a CPU.

@@ -3,7 +3,11 @@
 //! Arguments of a system call can point anywhere, and may be unmapped by another thread at any time: the kernel answers
 //! EFAULT. So does this, by process_vm_readv(2) and process_vm_writev(2) on the process itself.
 
+use std::ptr;
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+
 use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// Copies from the addresses into the buffers.
 ///
@@ -56,12 +60,57 @@ const MOST: usize = 4;
 const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
 
 fn own() -> i32 {
+    pid()
+}
+
+/// This process's pid, without a system call: it is kept in a page that the kernel wipes in each child (madvise(2),
+/// MADV_WIPEONFORK), whatever way it was made.
+pub fn pid() -> i32 {
+    static PAGE: AtomicPtr<AtomicI32> = AtomicPtr::new(ptr::null_mut());
+    // SAFETY: null, or a page that stays mapped for good.
+    if let Some(page) = unsafe { PAGE.load(Ordering::Acquire).as_ref() } {
+        let pid = page.load(Ordering::Relaxed);
+        if pid != 0 {
+            return pid;
+        }
+        let pid = std::process::id() as i32;
+        page.store(pid, Ordering::Relaxed);
+        return pid;
+    }
+    let both = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new page, which is unmapped again where it isn't of use, and seen by nobody else then.
+    unsafe {
+        if let Ok(page) = mmap_anonymous(ptr::null_mut(), 4096, both, MapFlags::PRIVATE) {
+            let is_kept = madvise(page, 4096, Advice::LinuxWipeOnFork).is_ok()
+                && PAGE
+                    .compare_exchange(ptr::null_mut(), page.cast(), Ordering::AcqRel, Ordering::Relaxed)
+                    .is_ok();
+            if !is_kept {
+                let _ = munmap(page, 4096);
+            }
+        }
+    }
     std::process::id() as i32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pids_of_children_are_their_own() {
+        assert_eq!([pid(), pid(), pid()], [std::process::id() as i32; 3]);
+        // SAFETY: the child makes system calls and ends.
+        unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                libc::_exit(i32::from([pid(), pid()] != [libc::getpid(); 2]));
+            }
+            let mut status = 0;
+            libc::waitpid(child, &raw mut status, 0);
+            assert_eq!(status, 0);
+        }
+    }
 
     #[test]
     fn bad_addresses_are_errors() {

@@ -6,7 +6,10 @@
 
 mod caller;
 mod case;
+mod exec;
 mod needs;
+mod processes;
+mod timeline;
 mod visits;
 mod vmsplice;
 mod world;
@@ -25,7 +28,7 @@ fn main() -> ExitCode {
     if !arguments.list {
         println!("backend: {backend}, kernel: {}", needs.kernel());
     }
-    let specified = vmsplice::CASES.iter().map(|case| case.trial(backend, &needs));
+    let specified = vmsplice::CASES.iter().chain(exec::CASES).map(|case| case.trial(backend, &needs));
     let trials = specified.chain(visits::trials(backend)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     // Gives back what was reserved; an exit would not.

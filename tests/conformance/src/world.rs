@@ -77,7 +77,7 @@ pub(crate) fn range(region: Region, offset: u64, len: u64) -> RemoteIoVec {
 }
 
 /// Compares, and says what it was about.
-pub(crate) fn expect<T: PartialEq + Debug>(what: &str, got: &T, wanted: &T) -> Outcome {
+pub(crate) fn expect<T: PartialEq + Debug + ?Sized>(what: &str, got: &T, wanted: &T) -> Outcome {
     if got == wanted { Ok(()) } else { Err(format!("{what}: got {got:?}, expected {wanted:?}").into()) }
 }
 

@@ -37,9 +37,11 @@ mod memory;
 mod nproc;
 mod reaper;
 mod region;
+mod room;
 mod seccomp;
 mod smaps;
 mod storm;
+mod stuck;
 mod timeline;
 mod traced;
 
@@ -60,6 +62,7 @@ const VICTIMS: &[(&str, &str, Main)] = &[
     ("elf32", "", elf32::main),
     ("exec-loop", "", ending::exec_loop),
     ("exit-race", "[--after-us N] [--threads N]", ending::exit_race),
+    ("guest-room", "[--image N]", room::main),
     ("idle", "", attached::idle),
     ("memory", "[NAME[:LEN[K|M|G]]...]", memory::main),
     ("nproc", "", nproc::main),
@@ -68,7 +71,8 @@ const VICTIMS: &[(&str, &str, Main)] = &[
     ("sigchld", "handler|ignore|nocldwait", children::sigchld),
     ("stopped", "", ending::stopped),
     ("storm", "[fork] [mmap] [thread] [exec]", storm::main),
-    ("timeline", "[--threads N]", timeline::main),
+    ("stuck-room", "", stuck::main),
+    ("timeline", "[--threads N] [--room]", timeline::main),
     ("traced", "running|stopped", traced::main),
     ("undumpable", "[--uid N]", attached::undumpable),
     ("wait-all", "spin|block", children::wait_all),

@@ -5,8 +5,9 @@
 //!
 //! `reset` forgets; `report` answers `gap net_ns=N wall_ns=N at_ns=N stops=N samples=N`: the longest gap net of
 //! run-queue wait, the longest on the wall clock, when the former ended (CLOCK_MONOTONIC), how many were long enough for a
-//! stop, and how often was looked.
+//! stop, and how often was looked. With `--room` it also is a [`guest-room`](crate::room).
 
+use crate::room::Room;
 use crate::witness::Witness;
 use crate::{Verdict, control, option, sys};
 use std::fs::File;
@@ -40,6 +41,7 @@ struct Shared {
 
 pub(crate) fn main(args: &[String]) -> Verdict {
     let threads: usize = option(args, "--threads", 1)?;
+    let mut room = if args.iter().any(|arg| arg == "--room") { Some(Room::new(1)?) } else { None };
     let shared = Arc::new(Shared::default());
     for n in 0..threads {
         let shared = Arc::clone(&shared);
@@ -53,7 +55,7 @@ pub(crate) fn main(args: &[String]) -> Verdict {
     }
     sys::sleep(std::time::Duration::from_millis(20))?;
     let mut witness = Witness::start()?;
-    control::ready("");
+    control::ready(&room.as_ref().map(Room::words).unwrap_or_default());
     control::serve(&mut witness, |_, words| match words {
         ["reset"] => {
             shared.generation.fetch_add(1, Ordering::SeqCst);
@@ -66,7 +68,7 @@ pub(crate) fn main(args: &[String]) -> Verdict {
                 "gap net_ns={net_ns} wall_ns={wall_ns} at_ns={at_ns} stops={stops} samples={samples}"
             )))
         }
-        _ => None,
+        _ => room.as_mut().and_then(|room| room.command(words)),
     })
 }
 

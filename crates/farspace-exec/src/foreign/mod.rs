@@ -26,7 +26,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use farspace_abi::RemoteAddr;
-use farspace_abi::vcpu::{AREA_BYTES, AREAS_OFFSET, MAX_VCPUS, ROOM_AREAS};
+use farspace_abi::vcpu::{AREA_BYTES, AREAS_OFFSET, CONSTANTS_OFFSET, MAX_VCPUS, ROOM_AREAS};
 use rustix::fs::{MemfdFlags, SealFlags, memfd_create};
 use rustix::io::Errno;
 
@@ -39,6 +39,9 @@ pub use context::Context;
 pub use run::{Outcome, Signals};
 pub use vcpu::{ForeignVcpu, Unborn};
 pub use vector::Vector;
+
+/// Where the token lies among the constants.
+const TOKEN_OFFSET: u64 = 0x100;
 
 /// A task in the target, as this module needs it. Dropped, it ends, and is out of the address space.
 pub trait Task: Send + std::fmt::Debug {
@@ -55,6 +58,7 @@ pub trait Task: Send + std::fmt::Debug {
 pub struct ForeignSpace {
     stub: OwnedFd,
     memory: Arc<SpaceMemory>,
+    token: u64,
     room: RemoteAddr,
     taken: Mutex<[bool; MAX_VCPUS]>,
 }
@@ -71,14 +75,22 @@ impl ForeignSpace {
             return Err(Error::new("use the room", Errno::PROTO));
         }
         let error = |errno| Error::new("prepare for guests", errno);
-        let stub = stub().map_err(error)?;
+        let mut token = [0; 8];
+        rustix::rand::getrandom(&mut token, rustix::rand::GetRandomFlags::empty()).map_err(error)?;
+        let stub = stub(&token).map_err(error)?;
         let memory = Arc::new(SpaceMemory::new().map_err(error)?);
-        Ok(Arc::new(Self { stub, memory, room, taken: Mutex::new([false; MAX_VCPUS]) }))
+        let token = u64::from_ne_bytes(token);
+        Ok(Arc::new(Self { stub, memory, token, room, taken: Mutex::new([false; MAX_VCPUS]) }))
     }
 
     /// The stub, to be mapped at the begin of the room, to be read and executed.
     pub fn stub(&self) -> BorrowedFd<'_> {
         self.stub.as_fd()
+    }
+
+    /// An address in the stub, and the random number that is there.
+    pub fn token(&self) -> (RemoteAddr, u64) {
+        (RemoteAddr(self.room.0 + CONSTANTS_OFFSET + TOKEN_OFFSET), self.token)
     }
 
     /// The memory that the areas are pieces of.
@@ -120,9 +132,12 @@ impl Drop for Place {
     }
 }
 
-fn stub() -> std::result::Result<OwnedFd, Errno> {
+fn stub(token: &[u8; 8]) -> std::result::Result<OwnedFd, Errno> {
     let file = memfd_create("farspace-stub", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    let mut image = &image::stub()[..];
+    let mut image = image::stub();
+    let at = (CONSTANTS_OFFSET + TOKEN_OFFSET) as usize;
+    image[at..at + 8].copy_from_slice(token);
+    let mut image = &image[..];
     while !image.is_empty() {
         image = &image[rustix::io::write(&file, image)?..];
     }

@@ -6,12 +6,12 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use farspace_abi::RemoteIoVec;
 use farspace_abi::vcpu::{AREA_BYTES, ROOM_BYTES, STUB_BYTES};
 use farspace_exec::{ForeignSpace, ForeignVcpu, Outcome, Signals, Task};
 use farspace_inject::{self as inject, Agent, RemoteFd, RemoteTask};
-use farspace_sys::pidfd;
-use farspace_sys::process;
 use farspace_sys::signal::SignalFd;
+use farspace_sys::{memory, pidfd, process};
 use rustix::io::Errno;
 
 use crate::{AttachOptions, Mechanism, Target};
@@ -72,6 +72,17 @@ impl Attachment {
     /// The agent.
     pub(super) fn agent(&self) -> &Arc<Agent> {
         &self.agent
+    }
+
+    /// True if the memory of `pid` can be read, and is this: the stub is where it was mapped, with the number that was
+    /// chosen for it. False also where there is no stub yet.
+    pub(super) fn is_reached(&self, pid: i32) -> bool {
+        self.is_used.store(true, Ordering::Relaxed);
+        let Some(Ok(room)) = self.room.get() else { return false };
+        let (address, number) = room.space.token();
+        let mut bytes = [0; 8];
+        let range = [RemoteIoVec { base: address, len: 8 }];
+        memory::process_vm_readv(pid, &range, &mut bytes) == Ok(8) && u64::from_ne_bytes(bytes) == number
     }
 
     /// True if `pid` is still the process whose memory this is; false after its exec or its end, or where the agent

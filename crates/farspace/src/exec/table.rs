@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
 
-use farspace_sys::process;
+use farspace_sys::{memory, own, process};
 use rustix::io::Errno;
 
 use super::attachment::Attachment;
@@ -27,7 +27,7 @@ static OPEN: [AtomicI32; SOCKETS] = [const { AtomicI32::new(-1) }; SOCKETS];
 /// The attachments of one process. Never freed: after a fork its locks may be held by threads that aren't there.
 #[derive(Debug)]
 struct Table {
-    owner: u32,
+    owner: i32,
     /// Held while a new target is attached to.
     attaching: Mutex<()>,
     entries: Mutex<Entries>,
@@ -51,9 +51,16 @@ struct Entry {
 ///
 /// # Errors
 ///
-/// EOPNOTSUPP: it is this process, or can't be visited; ESRCH, EPERM, ENOMEM.
+/// ESRCH: no such process; EPERM: it may not be accessed; EOPNOTSUPP: it is this process, or can't be visited; ENOMEM.
 pub(super) fn attached(pid: i32) -> Result<Arc<Attachment>, Errno> {
     let table = Table::current();
+    // Both at once.
+    if let Some(attachment) = table.get(pid)
+        && attachment.is_reached(pid)
+    {
+        return Ok(attachment);
+    }
+    memory::check_access(pid).map_err(|error| error.errno)?;
     if let Some(attachment) = table.find(pid) {
         return Ok(attachment);
     }
@@ -62,7 +69,7 @@ pub(super) fn attached(pid: i32) -> Result<Arc<Attachment>, Errno> {
         return Ok(attachment);
     }
     let process = process::status(pid).map_err(|error| error.errno)?.tgid;
-    if process as u32 == table.owner {
+    if process == table.owner {
         return Err(Errno::OPNOTSUPP);
     }
     let entry = match table.entries().by_pid.get(&process) {
@@ -93,7 +100,7 @@ pub(super) fn leave_idle() {
 
 impl Table {
     fn current() -> &'static Self {
-        let own = std::process::id();
+        let own = own::pid();
         loop {
             let current = TABLE.load(Ordering::Acquire);
             // SAFETY: null or a table that was leaked below.
@@ -116,9 +123,14 @@ impl Table {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The attachment, of use or not.
+    fn get(&self, pid: i32) -> Option<Arc<Attachment>> {
+        self.entries().by_pid.get(&pid).map(|entry| Arc::clone(&entry.attachment))
+    }
+
     /// The attachment, if there is one that is still of use; one that isn't is given up.
     fn find(&self, pid: i32) -> Option<Arc<Attachment>> {
-        let attachment = Arc::clone(&self.entries().by_pid.get(&pid)?.attachment);
+        let attachment = self.get(pid)?;
         if attachment.is_of(pid) {
             return Some(attachment);
         }

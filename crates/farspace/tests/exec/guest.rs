@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
+use std::process::{Command, Stdio};
 
 use farspace::{Error, ExecFlags, Result, SigContext, SigInfo, TargetId, process_vm_exec};
 
@@ -75,4 +76,25 @@ pub(crate) const fn bit(signal: i32) -> u64 {
 
 pub(crate) fn errno(error: &Error) -> i32 {
     error.errno().raw_os_error()
+}
+
+/// Where a caller in a process of its own finds its target's pid and page, and what it is to do.
+const CALLER: &str = "FARSPACE_TEST_CALLER";
+
+/// A process of its own that acts as it is told: this test program once more, so that it may be killed, and may fork
+/// without other tests' threads.
+pub(crate) fn caller(guest: &Guest, act: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this test"));
+    command.args(["--exact", "caller::process", "--ignored", "--nocapture", "--test-threads=1"]);
+    command.env(CALLER, format!("{act} {} {}", guest.pid, guest.page));
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+}
+
+/// In that process: what to do, and on what.
+pub(crate) fn called() -> Option<(String, Guest)> {
+    let text = std::env::var(CALLER).ok()?;
+    let mut words = text.split(' ');
+    let act = words.next()?.to_owned();
+    Some((act, Guest { pid: words.next()?.parse().ok()?, page: words.next()?.parse().ok()? }))
 }

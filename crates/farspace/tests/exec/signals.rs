@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::child::{Target, wait_for};
-use crate::guest::{Guest, bit, errno};
+use crate::guest::{Guest, bit, caller, errno};
 
 /// jmp self
 const SPIN: [u8; 2] = [0xeb, 0xfe];
@@ -106,72 +106,49 @@ fn a_handler_gives_eintr_and_the_guest_goes_on() {
 
 #[test]
 fn stop_and_continue_are_not_noticed() {
-    // In a child of ours, which can be stopped as a whole.
     let target = Target::start();
     let guest = Guest::new(&target, &[0x83, 0x3f, 0, 0x74, 0xfb, 0x0f, 5]);
-    let mut context = guest.begin();
-    context.rdi = guest.page + 0x800;
-    // SAFETY: the child only makes the call and exits.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        let done = guest.run(&mut context).map(|info| info.signo());
-        // SAFETY: ends the child.
-        unsafe { libc::_exit(if done.is_ok_and(|signal| signal == libc::SIGSYS) { 0 } else { 1 }) };
-    }
-    std::thread::sleep(Duration::from_millis(50));
+    let mut caller = caller(&guest, "wait").spawn().expect("this test");
+    let pid = caller.id() as i32;
+    std::thread::sleep(Duration::from_millis(100));
     let mut status = 0;
     // SAFETY: our own child.
     unsafe {
         for _ in 0..3 {
-            libc::kill(child, libc::SIGSTOP);
-            assert_eq!(libc::waitpid(child, &raw mut status, libc::WUNTRACED), child);
+            libc::kill(pid, libc::SIGSTOP);
+            assert_eq!(libc::waitpid(pid, &raw mut status, libc::WUNTRACED), pid);
             assert!(libc::WIFSTOPPED(status));
             std::thread::sleep(Duration::from_millis(10));
-            libc::kill(child, libc::SIGCONT);
+            libc::kill(pid, libc::SIGCONT);
             std::thread::sleep(Duration::from_millis(10));
         }
     }
     guest.write(0x800, &[1]);
-    // SAFETY: our own child.
-    unsafe { libc::waitpid(child, &raw mut status, 0) };
-    assert_eq!(status, 0);
+    assert!(caller.wait().expect("ours").success());
 }
 
 #[test]
 fn sigkill_ends_caller_and_guest() {
     let mut target = Target::start();
+    let before = target.look();
     let guest = Guest::new(&target, &SPIN);
     farspace::raw::leave_idle();
-    let before = target.look();
     for round in 0..20 {
-        let mut context = guest.begin();
-        // SAFETY: the child only makes the call.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            let _ = guest.run(&mut context);
-            // SAFETY: ends the child.
-            unsafe { libc::_exit(1) };
+        let mut caller = caller(&guest, "spin").spawn().expect("this test");
+        let mut output = caller.stdout.take().expect("piped");
+        let mut text = Vec::new();
+        // The harness says something of its own first.
+        while !text.ends_with(b"begin") {
+            let mut byte = [0];
+            std::io::Read::read_exact(&mut output, &mut byte).expect("it begins");
+            text.push(byte[0]);
         }
         // At first while it attaches, later while the guest runs.
-        std::thread::sleep(Duration::from_micros(if round < 15 { 500 * round } else { 50_000 }));
-        // SAFETY: our own child.
-        unsafe {
-            libc::kill(child, libc::SIGKILL);
-            let mut status = 0;
-            libc::waitpid(child, &raw mut status, 0);
-            assert!(libc::WIFSIGNALED(status));
-        }
-        wait_for("nothing left", || target.look().3 == before.3);
+        std::thread::sleep(Duration::from_micros(if round < 15 { 300 * round } else { 50_000 }));
+        caller.kill().expect("ours");
+        caller.wait().expect("ours");
+        wait_for("nothing left", || target.look().3.len() == 1);
     }
     guest.remove();
-    target.assert_clean(&before_without(&before));
-}
-
-/// The page of the guest is gone by then.
-fn before_without(
-    before: &(Vec<String>, usize, usize, std::collections::BTreeSet<i32>),
-) -> (Vec<String>, usize, usize, std::collections::BTreeSet<i32>) {
-    let mut before = before.clone();
-    before.0.retain(|line| !line.contains("rwxp"));
-    before
+    target.assert_clean(&before);
 }

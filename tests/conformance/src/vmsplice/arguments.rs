@@ -2,6 +2,7 @@
 
 use crate::caller;
 use crate::case::Outcome;
+use crate::processes::{ended_pid, kernel_thread};
 use crate::world::{
     GIFT, MOVE, NONBLOCK, PIDFD, Pipe, call, expect, expect_count, expect_errno, memory, range, unharmed,
 };
@@ -9,7 +10,6 @@ use farspace::RemoteIoVec;
 use farspace_victims::harness::Victim;
 use rustix::io::Errno;
 use std::os::fd::AsRawFd;
-use std::process::Command;
 
 const UNKNOWN_FLAGS: [u32; 4] = [0x10, 0x200, 0x8000_0000, 0x10 | NONBLOCK];
 
@@ -126,24 +126,6 @@ pub(super) fn bad_iov() -> Outcome {
     }
     expect("bytes in the pipe", &pipe.waiting()?, &0)?;
     unharmed(victim)
-}
-
-/// The id of a process that was there and is gone.
-fn ended_pid() -> Result<i32, libtest_mimic::Failed> {
-    let mut child =
-        Command::new("/proc/self/exe").arg("--list").stdout(std::process::Stdio::null()).spawn()?;
-    child.wait()?;
-    Ok(child.id() as i32)
-}
-
-/// A process whose PF_KTHREAD flag is set (the seventh field after the name, include/linux/sched.h).
-fn kernel_thread() -> Option<i32> {
-    const PF_KTHREAD: u32 = 0x0020_0000;
-    std::fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        let flags: u32 = stat.rsplit_once(')')?.1.split_whitespace().nth(6)?.parse().ok()?;
-        (flags & PF_KTHREAD != 0).then(|| entry.file_name().to_string_lossy().parse().ok())?
-    })
 }
 
 /// A file without a name.

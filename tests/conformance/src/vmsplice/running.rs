@@ -1,6 +1,7 @@
 //! Cases 27 and 28: the target runs on meanwhile, whatever it does.
 
 use crate::case::Outcome;
+use crate::timeline;
 use crate::world::{NONBLOCK, PAGE, Pipe, expect, expect_bytes, unharmed};
 use farspace::{RemoteIoVec, SpliceFlags, Target};
 use farspace_victims::harness::Victim;
@@ -9,22 +10,6 @@ use libtest_mimic::Failed;
 use rustix::io::Errno;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
-
-/// What the timeline victim reports.
-#[derive(Debug)]
-struct Gaps {
-    longest: Duration,
-    stops: u64,
-}
-
-fn gaps(victim: &mut Victim) -> Result<Gaps, Failed> {
-    let report = victim.command("report")?;
-    let value = |key: &str| {
-        let word = report.split_whitespace().find_map(|word| word.strip_prefix(key));
-        word.and_then(|n| n.parse::<u64>().ok()).ok_or_else(|| format!("no {key} in {report:?}"))
-    };
-    Ok(Gaps { longest: Duration::from_nanos(value("net_ns=")?), stops: value("stops=")? })
-}
 
 /// The first page of the program: what every target has.
 fn program_page(pid: i32) -> Result<RemoteIoVec, Failed> {
@@ -39,7 +24,7 @@ pub(super) fn never_stops() -> Outcome {
     let page = program_page(victim.pid())?;
     victim.command("reset")?;
     std::thread::sleep(PERIOD);
-    let idle = gaps(&mut victim)?;
+    let idle = timeline::gaps(&mut victim)?;
 
     let target = Target::attach(victim.pid())?;
     let pipe = Pipe::new()?;
@@ -57,20 +42,9 @@ pub(super) fn never_stops() -> Outcome {
     while begin.elapsed() < PERIOD {
         one(&mut calls)?;
     }
-    let busy = gaps(&mut victim)?;
+    let busy = timeline::gaps(&mut victim)?;
     target.detach()?;
-    eprintln!("{calls} calls in {PERIOD:?}; idle before: {idle:?}; during: {busy:?}");
-    // Were each call a stop, there would be as many stops as calls; a few are the machine's own.
-    if busy.stops > calls / 20 + 3 * idle.stops + 50 {
-        return Err(
-            format!("{} possible stops in {calls} calls, {} while idle", busy.stops, idle.stops).into()
-        );
-    }
-    if busy.longest > Duration::from_millis(20).max(3 * idle.longest) {
-        return Err(
-            format!("the target did not run for {:?} ({:?} while idle)", busy.longest, idle.longest).into()
-        );
-    }
+    timeline::expect_undisturbed(&idle, &busy, calls)?;
     unharmed(victim)
 }
 
