@@ -244,7 +244,7 @@ fn has_shadow_stack(pid: i32) -> bool {
 /// The errno of the call, where the cause has another.
 pub(super) fn public(errno: Errno) -> Errno {
     match errno {
-        Errno::SRCH | Errno::PERM | Errno::NOMEM | Errno::INVAL | Errno::INTR => errno,
+        Errno::SRCH | Errno::PERM | Errno::NOMEM | Errno::INVAL | Errno::INTR | Errno::BUSY => errno,
         Errno::AGAIN | Errno::MFILE | Errno::NFILE => Errno::NOMEM,
         Errno::ACCESS => Errno::PERM,
         _ => Errno::OPNOTSUPP,
