@@ -164,6 +164,11 @@ pub const KICK: i32 = 35;
 /// Offset in [`CONSTANTS`] of a u64 of 1, for eventfds.
 pub const ONE_OFFSET: u64 = 8;
 
+/// Offset in [`CONSTANTS`] of one bit for each system call number that the stub makes itself.
+pub const DIRECT_OFFSET: u64 = 64;
+/// Numbers that [`DIRECT_OFFSET`] has bits for.
+pub const DIRECT_NUMBERS: u32 = 512;
+
 /// The engine's orders to a steward: system calls made one after the other.
 ///
 /// The page is read-only in the space. The answer does not go through memory, which the guest could write to: it is

@@ -34,7 +34,7 @@ mod steward;
 mod vcpu;
 mod wait;
 
-pub use engine::Engine;
+pub use engine::{Engine, MAY_BE_DIRECT};
 pub use error::{Error, Result};
 pub use event::{ARCH_I386, ARCH_X86_64, Access, Event, Fault, Route, Syscall};
 pub use farspace_abi::RemoteAddr;

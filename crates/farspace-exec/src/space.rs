@@ -263,7 +263,7 @@ impl Space {
         stack[16..].copy_from_slice(&(AREA_BYTES - area::STACK as u64).to_le_bytes());
         let stack = orders.data(&stack);
         orders.call(libc::SYS_sigaltstack, &[stack, 0]);
-        let program = filter::program(RESERVED_BASE, &[]);
+        let program = filter::program(RESERVED_BASE, &self.inner.root.direct);
         let mut header = [0; 16];
         header[..2].copy_from_slice(&((program.len() / 8) as u16).to_le_bytes());
         let instructions = orders.data(&program);

@@ -196,3 +196,25 @@ fn a_patched_guest_is_interrupted() {
         assert!(interrupted > 0);
     });
 }
+
+#[test]
+fn direct_calls_do_not_come_out() {
+    // mov eax, 39 (getpid); syscall; cmp rax, -4096; mov r8, rax; mov eax, 500; syscall; cmp rax, -4096; jmp 0
+    let code = [
+        &[0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff, 0x49, 0x89, 0xc0][..],
+        &[0xb8, 0xf4, 1, 0, 0, 0x0f, 0x05, 0x48, 0x3d, 0x00, 0xf0, 0xff, 0xff, 0xeb, 0xe1][..],
+    ]
+    .concat();
+    let engine = Engine::with_direct(&[libc::SYS_getpid as u32]).expect("an engine");
+    let space = engine.space().expect("a space");
+    space.map_anonymous(CODE, 0x1000, RX).expect("map");
+    space.write(CODE, &code).expect("write");
+    let mut vcpu = space.vcpu().expect("a vCPU");
+    vcpu.set_reg(Reg::Rip, CODE.0).expect("set");
+    for _ in 0..200 {
+        let call = call(&mut vcpu);
+        assert_eq!((call.nr, call.args[4]), (500, vcpu.pid() as u64));
+        vcpu.set_reg(Reg::R8, 0).expect("set");
+    }
+    assert!(Engine::with_direct(&[libc::SYS_munmap as u32]).is_err());
+}

@@ -1,7 +1,8 @@
 //! The stub as a program: an ELF file of one read-only, executable segment.
 
 use farspace_abi::vcpu::{
-    CONSTANTS_OFFSET, ONE_OFFSET, RESERVED_BASE, STEWARD_CODE, STEWARD_OFFSET, STUB_BYTES, VCPU_OFFSET,
+    CONSTANTS_OFFSET, DIRECT_NUMBERS, DIRECT_OFFSET, ONE_OFFSET, RESERVED_BASE, STEWARD_CODE, STEWARD_OFFSET,
+    STUB_BYTES, VCPU_OFFSET,
 };
 
 use super::{VcpuCode, starter, steward};
@@ -9,9 +10,13 @@ use super::{VcpuCode, starter, steward};
 /// SYSCALL_DISPATCH_FILTER_BLOCK (include/uapi/linux/prctl.h).
 const BLOCK: u8 = 1;
 
-/// The file that the first steward executes; mapped at [`RESERVED_BASE`] from its first byte.
-pub(crate) fn program() -> Vec<u8> {
+/// The file that the first steward executes; mapped at [`RESERVED_BASE`] from its first byte. The calls of these numbers
+/// are made by the stub itself.
+pub(crate) fn program(direct: &[u32]) -> Vec<u8> {
     let mut image = image(steward::code());
+    for nr in direct.iter().filter(|nr| **nr < DIRECT_NUMBERS) {
+        image[(CONSTANTS_OFFSET + DIRECT_OFFSET) as usize + *nr as usize / 8] |= 1 << (nr % 8);
+    }
     image[..64].copy_from_slice(&header());
     image[64..120].copy_from_slice(&segment());
     image

@@ -10,7 +10,10 @@
 
 use core::arch::global_asm;
 
-use farspace_abi::vcpu::{AREA_BYTES, AREAS, CONSTANTS_OFFSET, KICK, ONE_OFFSET, VCPU_OFFSET, area, command};
+use farspace_abi::vcpu::{
+    AREA_BYTES, AREAS, CONSTANTS_OFFSET, DIRECT_NUMBERS, DIRECT_OFFSET, KICK, ONE_OFFSET, VCPU_OFFSET, area,
+    command,
+};
 
 use super::frame;
 use crate::event::ARCH_X86_64;
@@ -74,6 +77,18 @@ global_asm!(
     "mov dword ptr [rbx + {stub_asleep}], 0",
     "8:",
     ".endm",
+    // Jumps to `direct` if the call in RAX is one that the stub makes itself. Changes RCX and flags.
+    ".macro farspace_if_direct direct",
+    "cmp rax, {direct_numbers}",
+    "jae 2f",
+    "mov ecx, eax",
+    "shr ecx, 5",
+    "lea r11, [rip + farspace_vcpu + {direct_bits}]",
+    "mov ecx, [r11 + rcx * 4]",
+    "bt ecx, eax",
+    "jc \\direct",
+    "2:",
+    ".endm",
     ".balign 64",
     ".globl farspace_vcpu",
     ".hidden farspace_vcpu",
@@ -118,9 +133,11 @@ global_asm!(
     "lea rsp, [rbx + {flags_stack}]",
     "pushfq",
     "cld",
+    "farspace_if_direct farspace_vcpu_direct",
     "farspace_next_event 0",
     "test dword ptr [rbx + {command}], {materialize}",
     "jnz farspace_vcpu_trap",
+    "farspace_vcpu_resume:",
     "mov rax, [rbx + {rax}]",
     "mov rdi, [rbx + {rdi}]",
     "mov rsi, [rbx + {rsi}]",
@@ -140,6 +157,10 @@ global_asm!(
     "mov rcx, [rbx + {resume}]",
     "mov rbx, [rbx + {rbx}]",
     "jmp rcx",
+    "farspace_vcpu_direct:",
+    "syscall",
+    "mov [rbx + {rax}], rax",
+    "jmp farspace_vcpu_resume",
     ".balign 64",
     // Handler(signal, siginfo, ucontext), on the alternate stack in the area, all signals blocked. The FS and GS bases
     // aren't in the frame.
@@ -169,6 +190,7 @@ global_asm!(
     "cmp dword ptr [rsi + {si_arch}], {arch_x86_64}",
     "jne farspace_vcpu_other",
     "mov eax, [rsi + {si_syscall}]",
+    "farspace_if_direct farspace_vcpu_direct_trapped",
     "mov [rbx + {rax}], rax",
     "mov rax, [r12 + {frame_rdi}]",
     "mov [rbx + {rdi}], rax",
@@ -186,6 +208,16 @@ global_asm!(
     "mov rax, [rbx + {rax}]",
     "mov [r12 + {frame_rax}], rax",
     "jmp farspace_vcpu_bases",
+    "farspace_vcpu_direct_trapped:",
+    "mov rdi, [r12 + {frame_rdi}]",
+    "mov rsi, [r12 + {frame_rsi}]",
+    "mov rdx, [r12 + {frame_rdx}]",
+    "mov r10, [r12 + {frame_r10}]",
+    "mov r8, [r12 + {frame_r8}]",
+    "mov r9, [r12 + {frame_r9}]",
+    "syscall",
+    "mov [r12 + {frame_rax}], rax",
+    "jmp farspace_vcpu_return",
     "farspace_vcpu_other:",
     "farspace_next_event {kind_signal}",
     "farspace_vcpu_bases:",
@@ -200,6 +232,7 @@ global_asm!(
     "mov rax, [rbx + {gs_to_load}]",
     "wrgsbase rax",
     // rt_sigreturn
+    "farspace_vcpu_return:",
     "9:",
     "lea rsp, [r12 + 8]",
     "mov eax, {sigreturn}",
@@ -259,6 +292,8 @@ global_asm!(
     areas_scaled = const AREAS / 4096,
     area_bytes = const AREA_BYTES,
     one = const CONSTANTS_OFFSET - VCPU_OFFSET + ONE_OFFSET,
+    direct_bits = const CONSTANTS_OFFSET - VCPU_OFFSET + DIRECT_OFFSET,
+    direct_numbers = const DIRECT_NUMBERS,
     kick = const KICK,
     uc_rip = const frame::RIP - frame::UCONTEXT,
     futex = const libc::SYS_futex,
