@@ -128,12 +128,12 @@ fn wait(fd: BorrowedFd<'_>, nr: libc::c_long, blocked: u64) -> Result<(), Errno>
     if !waits || flags.intersects(OFlags::NONBLOCK | OFlags::PATH) {
         return Ok(());
     }
-    let reads = flags & OFlags::RWMODE != OFlags::WRONLY;
+    let mode = flags & OFlags::RWMODE;
+    let (reads, writes) = (mode != OFlags::WRONLY, mode != OFlags::RDONLY);
     let events = match nr {
         libc::SYS_read | libc::SYS_readv if reads => libc::POLLIN,
-        libc::SYS_write | libc::SYS_writev | libc::SYS_vmsplice if !reads || nr != libc::SYS_vmsplice => {
-            libc::POLLOUT
-        }
+        libc::SYS_write | libc::SYS_writev | libc::SYS_vmsplice if writes => libc::POLLOUT,
+        // The wrong end fails at once.
         _ => return Ok(()),
     };
     let mut fds = [libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }];
