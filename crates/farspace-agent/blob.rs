@@ -9,8 +9,14 @@ mod arch;
 mod guests;
 #[path = "src/life.rs"]
 mod life;
+#[path = "src/ranges.rs"]
+mod ranges;
+#[path = "src/send.rs"]
+mod send;
 #[path = "src/serve.rs"]
 mod serve;
+#[path = "src/stream.rs"]
+mod stream;
 
 /// The blob has no panic path: if one were left, this symbol would be missing at link time.
 #[panic_handler]

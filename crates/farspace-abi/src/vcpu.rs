@@ -65,7 +65,8 @@ pub const fn area_of(index: usize) -> u64 {
 
 /// Offsets in a vCPU's area.
 pub mod area {
-    /// u32: number of the newest event << 1 | [`KIND_SIGNAL`]; written by the stub. The kernel writes 0 when the task ends.
+    /// u32: number of the newest event << [`KIND_BITS`] | its kind; written by the stub. The kernel writes 0 when the
+    /// task ends.
     pub const EVENT: usize = 0x00;
     /// u32: the event that was answered last; written by the engine.
     pub const ANSWERED: usize = 0x04;
@@ -136,8 +137,15 @@ pub mod area {
     pub const ASLEEP_ON_FUTEX: u32 = 1;
     /// In [`ENGINE_ASLEEP`]: woken by a write to descriptor 0 of the stub, an eventfd (foreign processes only).
     pub const ASLEEP_ON_EVENTFD: u32 = 2;
-    /// In [`EVENT`]: a signal; without it, a system call at a patched site.
+    /// Bits of [`EVENT`] that are the kind.
+    pub const KIND_BITS: u32 = 2;
+    /// Kind: a system call at a patched site; everything of interest is in this line.
+    pub const KIND_PATCHED: u32 = 0;
+    /// Kind: a signal; everything is in the frame.
     pub const KIND_SIGNAL: u32 = 1;
+    /// Kind: a system call of the 64-bit table by SIGSYS; what is of interest is in this line as well, and the result
+    /// is taken from it.
+    pub const KIND_TRAPPED: u32 = 2;
 }
 
 /// Bits of [`area::COMMAND`].

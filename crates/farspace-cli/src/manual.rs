@@ -23,6 +23,18 @@ pub(crate) fn examples(command: &str) -> &'static [(&'static str, &'static str)]
             ("farspace splice 1234 7f00a000-7f00c000 -o - | sha256sum", "a line of /proc/PID/maps, hashed"),
             ("farspace splice 1234 0x7f0000000000+1G -o tcp:host:9000", "1 GiB to another host, uncopied"),
         ],
+        "syscall" => &[
+            (
+                "farspace syscall 1234 mmap 0 64K 'PROT_READ|PROT_WRITE' 'MAP_PRIVATE|MAP_ANONYMOUS' -1",
+                "map 64 KiB in process 1234; its address is printed",
+            ),
+            ("farspace syscall 1234 madvise 0x7f0000000000 1G MADV_PAGEOUT", "page out 1 GiB of it"),
+            (
+                "farspace syscall 1234 write fd:part.bin 0x7f0000001000 4096",
+                "write a page of it to an existing file",
+            ),
+            ("farspace syscall 1234 mincore 0x7f0000000000 64K out:16 --json", "which pages are resident"),
+        ],
         "doctor" => &[
             ("farspace doctor", "what works here, what that means, how to get the rest"),
             ("farspace doctor --json | jq '.capabilities[] | select(.found != \"yes\")'", "what is missing"),
@@ -34,6 +46,10 @@ pub(crate) fn examples(command: &str) -> &'static [(&'static str, &'static str)]
         "bench-splice" => &[
             ("farspace bench splice", "all rows as a table"),
             ("farspace bench splice --quick --json", "a fast trial run"),
+        ],
+        "bench-exec" => &[
+            ("farspace bench exec", "all rows as a table, in nanoseconds per call"),
+            ("farspace bench exec --quick --json", "a fast trial run"),
         ],
         "man" => &[
             ("farspace man | man -l -", "read it"),
@@ -132,7 +148,13 @@ mod tests {
     #[test]
     fn one_page_for_each_visible_command() {
         let names: Vec<String> = pages().unwrap().into_iter().map(|(name, _)| name).collect();
-        for name in ["farspace.1", "farspace-dump.1", "farspace-bench-splice.1", "farspace-completions.1"] {
+        for name in [
+            "farspace.1",
+            "farspace-dump.1",
+            "farspace-bench-splice.1",
+            "farspace-bench-exec.1",
+            "farspace-completions.1",
+        ] {
             assert!(names.contains(&name.to_owned()), "{names:?}");
         }
         assert!(!names.iter().any(|n| n.contains("target") || n.contains("help")), "{names:?}");

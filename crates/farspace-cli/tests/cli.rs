@@ -143,7 +143,7 @@ fn help_and_man_tell_exit_codes() {
     assert!(help.status.success() && text(&help.stdout).contains("130"));
     let dir = tempfile::tempdir().unwrap();
     assert!(farspace(&["man", "--dir", dir.path().to_str().unwrap()]).status.success());
-    for page in ["farspace.1", "farspace-dump.1", "farspace-splice.1", "farspace-bench-splice.1"] {
+    for page in ["farspace.1", "farspace-dump.1", "farspace-splice.1", "farspace-bench-exec.1"] {
         let page = std::fs::read_to_string(dir.path().join(page)).unwrap();
         assert!(page.contains("EXIT STATUS") && page.contains(".TH"));
     }
@@ -293,4 +293,42 @@ fn demo_verifies_its_dumps() {
     assert_eq!(report["rows"][0]["one_instant"], true);
     assert_eq!(report["rows"].as_array().unwrap().len(), 3);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// The rows of `bench exec` that are there on every kernel; each may be a skip with a reason instead.
+const EXEC_BASELINES: [&str; 11] = [
+    "native-getpid",
+    "sysemu-one-cpu",
+    "sysemu-two-cpus",
+    "sysemu-unpinned",
+    "local-sigsys",
+    "shared-line-two-cpus",
+    "shared-line-unpinned",
+    "futex-one-cpu",
+    "futex-two-cpus",
+    "user-notif-one-cpu",
+    "user-notif-two-cpus",
+];
+
+#[test]
+fn bench_exec_reports() {
+    let output = farspace(&["bench", "exec", "--quick", "--json"]);
+    let skips = text(&output.stderr);
+    assert!(output.status.success(), "{skips}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(report["machine"].is_string() && report["kernel"].is_string(), "{report}");
+    let rows = report["rows"].as_array().unwrap();
+    for name in EXEC_BASELINES {
+        let Some(row) = rows.iter().find(|row| row["name"] == name) else {
+            assert!(skips.contains(&format!("skipped {name}: ")), "no row {name}: {skips}");
+            continue;
+        };
+        assert_eq!(row["unit"], "ns", "{row}");
+        let (best, median) = (row["best"].as_f64().unwrap(), row["median"].as_f64().unwrap());
+        assert!(0.0 < best && best <= median, "{row}");
+        assert!(row["n"].as_u64().unwrap() >= 3, "{row}");
+        assert_eq!((row.get("baseline"), row.get("ratio")), (None, None), "{row}");
+    }
+    // What every kernel can do is never a skip.
+    assert!(rows.iter().any(|row| row["name"] == "native-getpid"), "{report}");
 }

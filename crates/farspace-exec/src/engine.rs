@@ -12,8 +12,9 @@ use rustix::io::Errno;
 use crate::arch::VcpuCode;
 use crate::arch::image;
 use crate::orders::Orders;
+use crate::patching::Patching;
 use crate::space::Space;
-use crate::steward::{Line, Steward};
+use crate::steward::{Line, RECEIVED, Steward};
 use crate::{Error, Result};
 
 /// First address above user space with four-level page tables, less the guard page (TASK_SIZE).
@@ -70,12 +71,14 @@ impl Engine {
     ///
     /// EAGAIN, ENOMEM, EMFILE.
     pub fn space(&self) -> Result<Space> {
-        Space::fork_of(&self.root, &self.root.steward)
+        Space::fork_of(&self.root, &self.root.steward, Patching::default())
     }
 
     /// What all spaces inherit: an address space with nothing but the stub, handlers, no privileges to gain.
     fn settle(&self) -> Result<()> {
         let mut orders = Orders::new();
+        // Whatever the caller lets its children inherit: what a steward receives must get the next number.
+        orders.call(libc::SYS_close_range, &[RECEIVED, u64::from(u32::MAX), 0]);
         // A terminal's signals are not for us; orphaned tasks come here and vanish.
         orders.call(libc::SYS_setsid, &[]);
         orders.call(libc::SYS_prctl, &[libc::PR_SET_CHILD_SUBREAPER as u64, 1]);

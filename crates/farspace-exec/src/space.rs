@@ -1,7 +1,10 @@
 //! A created address space: mappings, copies, forks.
 
-use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use farspace_abi::RemoteAddr;
 use farspace_abi::vcpu::{
@@ -16,9 +19,13 @@ use crate::arch::filter;
 use crate::engine::Root;
 use crate::memory::SpaceMemory;
 use crate::orders::Orders;
+use crate::patching::{Patching, REGISTER_SYNC_CORE};
 use crate::steward::{Line, RECEIVED, Steward, receive};
 use crate::vcpu::Vcpu;
 use crate::{Error, Result};
+
+/// How long a killed task may take to end.
+const END: Duration = Duration::from_secs(10);
 
 bitflags::bitflags! {
     /// What the guest may do with memory (mmap(2)).
@@ -56,13 +63,18 @@ pub(crate) struct Inner {
     root: Arc<Root>,
     pub(crate) steward: Mutex<Steward>,
     pub(crate) memory: Arc<SpaceMemory>,
-    mem: Memory,
-    slots: Mutex<[bool; MAX_VCPUS]>,
+    pub(crate) mem: Memory,
+    slots: Mutex<[Slot; MAX_VCPUS]>,
+    pub(crate) patching: Mutex<Patching>,
+    /// Changes whenever code is rewritten.
+    pub(crate) epoch: AtomicU32,
+    /// By slot: the guest runs, or is about to.
+    pub(crate) running: [AtomicBool; MAX_VCPUS],
 }
 
 impl Space {
     /// Forks the steward `parent` into a new space with the same memory.
-    pub(crate) fn fork_of(root: &Arc<Root>, parent: &Mutex<Steward>) -> Result<Self> {
+    pub(crate) fn fork_of(root: &Arc<Root>, parent: &Mutex<Steward>, patching: Patching) -> Result<Self> {
         const OPERATION: &str = "create a space";
         let (line, far) = Line::new()?;
         let mut orders = Orders::new();
@@ -76,7 +88,7 @@ impl Space {
         orders.call(libc::SYS_close_range, &[RECEIVED, u64::from(u32::MAX), 0]);
         orders.call(libc::SYS_munmap, &[AREAS, RESERVED_END - AREAS]);
         orders.jump(STEWARD_CODE, 0, 0);
-        let fds = [std::os::fd::AsFd::as_fd(&far.socket), line.memory.fd(), line.bell()];
+        let fds = [far.socket.as_fd(), line.memory.fd(), line.bell()];
         // Held until the child has left its parent's orders, which are in the page that the next ones go to.
         let mut parent = parent.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = parent.order_with(&orders, &fds, OPERATION)? as i32;
@@ -92,7 +104,10 @@ impl Space {
                 steward: Mutex::new(steward),
                 memory,
                 mem,
-                slots: Mutex::new([false; MAX_VCPUS]),
+                slots: Mutex::new([const { Slot::Free }; MAX_VCPUS]),
+                epoch: AtomicU32::new(patching.first_epoch()),
+                patching: Mutex::new(patching),
+                running: [const { AtomicBool::new(false) }; MAX_VCPUS],
             }),
         })
     }
@@ -106,7 +121,9 @@ impl Space {
     ///
     /// EAGAIN, ENOMEM, EMFILE.
     pub fn fork(&self) -> Result<Self> {
-        Self::fork_of(&self.inner.root, &self.inner.steward)
+        // Held, so that no code is half rewritten at the moment of the fork.
+        let patching = self.inner.patching();
+        Self::fork_of(&self.inner.root, &self.inner.steward, patching.fork())
     }
 
     /// Maps anonymous, private, zeroed memory, in place of whatever was there.
@@ -117,12 +134,11 @@ impl Space {
     pub fn map_anonymous(&self, at: RemoteAddr, len: u64, protection: Protection) -> Result<()> {
         check(at, len, "map memory")?;
         // MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS
-        self.call(
-            "map memory",
-            at,
-            libc::SYS_mmap,
-            &[at.0, len, u64::from(protection.bits()), 0x32, u64::MAX, 0],
-        )
+        let mut patching = self.changing(at, len)?;
+        let args = [at.0, len, u64::from(protection.bits()), 0x32, u64::MAX, 0];
+        self.call("map memory", at, libc::SYS_mmap, &args)?;
+        patching.maps.map(pages(at, len), protection, true);
+        Ok(())
     }
 
     /// Maps a file or memfd of the caller's, in place of whatever was there.
@@ -145,11 +161,14 @@ impl Space {
             Sharing::Shared => 0x11,
             Sharing::Private => 0x12,
         };
+        let mut patching = self.changing(at, len)?;
         let mut orders = Orders::new();
         receive(&mut orders);
         orders.keep_any(libc::SYS_mmap, &[at.0, len, u64::from(protection.bits()), flags, RECEIVED, offset]);
         orders.call(libc::SYS_close_range, &[RECEIVED, u64::from(u32::MAX), 0]);
-        self.steward().order_with(&orders, &[file], OPERATION).map(drop).map_err(|e| place(e, OPERATION, at))
+        self.inner.steward().order_with(&orders, &[file], OPERATION).map_err(|e| place(e, OPERATION, at))?;
+        patching.maps.map(pages(at, len), protection, sharing == Sharing::Private);
+        Ok(())
     }
 
     /// Changes what the guest may do with memory.
@@ -159,7 +178,10 @@ impl Space {
     /// EINVAL as above; ENOMEM: not all of it is mapped; EACCES: the mapping doesn't allow it.
     pub fn protect(&self, at: RemoteAddr, len: u64, protection: Protection) -> Result<()> {
         check(at, len, "protect memory")?;
-        self.call("protect memory", at, libc::SYS_mprotect, &[at.0, len, u64::from(protection.bits())])
+        let mut patching = self.changing(at, len)?;
+        self.call("protect memory", at, libc::SYS_mprotect, &[at.0, len, u64::from(protection.bits())])?;
+        patching.maps.protect(pages(at, len), protection);
+        Ok(())
     }
 
     /// Unmaps memory.
@@ -169,7 +191,10 @@ impl Space {
     /// EINVAL as above.
     pub fn unmap(&self, at: RemoteAddr, len: u64) -> Result<()> {
         check(at, len, "unmap memory")?;
-        self.call("unmap memory", at, libc::SYS_munmap, &[at.0, len])
+        let mut patching = self.changing(at, len)?;
+        self.call("unmap memory", at, libc::SYS_munmap, &[at.0, len])?;
+        patching.maps.unmap(pages(at, len));
+        Ok(())
     }
 
     /// Copies bytes out of the space, whatever the protection of the memory; the count is short at the end of what is
@@ -179,7 +204,11 @@ impl Space {
     ///
     /// EFAULT: nothing is mapped there.
     pub fn read(&self, from: RemoteAddr, buffer: &mut [u8]) -> Result<usize> {
-        self.inner.mem.read(from, buffer).map_err(|e| fault("read memory", from, e.errno))
+        let n = self.inner.mem.read(from, buffer).map_err(|e| fault("read memory", from, e.errno))?;
+        if self.inner.epoch.load(Ordering::Relaxed) != 0 {
+            self.inner.patching().overlay(from, &mut buffer[..n]);
+        }
+        Ok(n)
     }
 
     /// Copies bytes into the space, whatever the protection of private memory.
@@ -189,6 +218,7 @@ impl Space {
     /// EFAULT: not all of it is mapped; EINVAL: touching the engine's own range.
     pub fn write(&self, to: RemoteAddr, bytes: &[u8]) -> Result<()> {
         check_range(to, bytes.len() as u64, "write memory")?;
+        let _patching = self.changing(to, bytes.len() as u64)?;
         self.inner.mem.write(to, bytes).map_err(|e| fault("write memory", to, e.errno))
     }
 
@@ -212,8 +242,8 @@ impl Space {
     fn start(&self, index: usize, operation: &'static str) -> Result<Vcpu> {
         let at = area_of(index);
         let offset = AREAS_OFFSET + index as u64 * AREA_BYTES;
-        self.inner.memory.u32(offset as usize + area::EVENT).store(0, std::sync::atomic::Ordering::SeqCst);
-        let mut steward = self.steward();
+        self.inner.memory.u32(offset as usize + area::EVENT).store(0, Ordering::SeqCst);
+        let mut steward = self.inner.steward();
         let mut orders = Orders::new();
         // PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, the steward's own memory file
         orders.call(libc::SYS_mmap, &[at, AREA_BYTES, 3, 0x11, 1, offset]);
@@ -221,6 +251,7 @@ impl Space {
             let descriptor = orders.data(&descriptor(index));
             orders.call(libc::SYS_modify_ldt, &[1, descriptor, 16]);
         }
+        orders.try_call(libc::SYS_membarrier, &[REGISTER_SYNC_CORE, 0, 0]);
         let flags = libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID | libc::SIGCHLD;
         orders.clone(&[flags as u64, 0, 0, at + area::EVENT as u64]);
         orders.child();
@@ -244,31 +275,56 @@ impl Space {
         orders.jump(VCPU_CODE, at, u64::from(selector_of(index)));
         let pid = steward.order(&orders, operation)? as i32;
         // The lock is held until the new task has left the orders.
-        Vcpu::new(&self.inner, index, pid)
+        Vcpu::new(&self.inner, index, pid, steward.pace_of_child(pid))
     }
 
     fn call(&self, operation: &'static str, at: RemoteAddr, nr: i64, args: &[u64]) -> Result<()> {
         let mut orders = Orders::new();
         orders.keep(nr, args);
-        self.steward().order(&orders, operation).map(drop).map_err(|e| place(e, operation, at))
+        self.inner.steward().order(&orders, operation).map(drop).map_err(|e| place(e, operation, at))
     }
 
-    fn steward(&self) -> std::sync::MutexGuard<'_, Steward> {
-        self.inner.steward.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Prepares for a change of memory: no rewritten code is left there.
+    fn changing(&self, at: RemoteAddr, len: u64) -> Result<MutexGuard<'_, Patching>> {
+        let mut patching = self.inner.patching();
+        self.inner.retire(&mut patching, pages(at, len))?;
+        Ok(patching)
     }
 }
 
 impl Inner {
+    pub(crate) fn steward(&self) -> MutexGuard<'_, Steward> {
+        self.steward.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take_slot(&self) -> Option<usize> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = slots.iter().position(|taken| !taken)?;
-        slots[free] = true;
+        let free = slots.iter().position(|slot| !matches!(slot, Slot::Taken))?;
+        if let Slot::Left(pidfd) = std::mem::replace(&mut slots[free], Slot::Taken) {
+            // It was killed; its end writes to the area.
+            pidfd::wait_end(pidfd.as_fd(), END);
+        }
         Some(free)
     }
 
-    pub(crate) fn free_slot(&self, index: usize) {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)[index] = false;
+    fn free_slot(&self, index: usize) {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)[index] = Slot::Free;
     }
+
+    /// Gives back the slot of a task that was killed and may not have ended yet.
+    pub(crate) fn leave_slot(&self, index: usize, pidfd: Arc<OwnedFd>) {
+        self.running[index].store(false, Ordering::SeqCst);
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)[index] = Slot::Left(pidfd);
+    }
+}
+
+/// The place of a vCPU.
+#[derive(Debug)]
+enum Slot {
+    Free,
+    Taken,
+    /// Its task was killed.
+    Left(Arc<OwnedFd>),
 }
 
 /// `struct user_desc` (modify_ldt(2)): a flat data segment, so that the selector can be loaded.
@@ -282,6 +338,11 @@ fn descriptor(index: usize) -> [u8; 16] {
         place.copy_from_slice(&word.to_le_bytes());
     }
     bytes
+}
+
+/// The pages that a range touches.
+fn pages(at: RemoteAddr, len: u64) -> Range<u64> {
+    at.0 & !0xfff..at.0.saturating_add(len).next_multiple_of(4096)
 }
 
 fn check(at: RemoteAddr, len: u64, operation: &'static str) -> Result<()> {

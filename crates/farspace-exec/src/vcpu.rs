@@ -6,13 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use farspace_abi::RemoteAddr;
-use farspace_abi::vcpu::{KICK, VCPU_CODE, area, area_of, command};
+use farspace_abi::vcpu::{KICK, area, area_of, command};
+use farspace_patch::arch::x86_64::traps::faulting_address;
 use farspace_sys::pidfd;
 use rustix::io::Errno;
 
-use crate::arch::{VcpuCode, frame};
+use crate::arch::frame;
 use crate::area::{Area, FrameAt, framed, patched};
-use crate::event::{ARCH_I386, ARCH_X86_64, Event, Fault, Route, Syscall};
+use crate::event::{ARCH_X86_64, Event, Fault, Route, Syscall};
+use crate::pace::{PATIENCE, Pace, Placement};
+use crate::patching::Place;
 use crate::regs::{Reg, Registers};
 use crate::space::Inner;
 use crate::wait::{self, Run};
@@ -27,9 +30,8 @@ const KICK_AGAIN: Duration = Duration::from_millis(5);
 /// How often a sleeping engine looks whether the task still lives, should the kernel not have told.
 const LOOK_ALIVE: Duration = Duration::from_secs(5);
 
-/// CS and SS of 64-bit user code (arch/x86/include/asm/segment.h).
-const USER_CS: u16 = 0x33;
-const USER_SS: u16 = 0x2b;
+/// RFLAGS.TF
+const TRAP_FLAG: u64 = 1 << 8;
 /// SYS_USER_DISPATCH and SYS_SECCOMP (include/uapi/asm-generic/siginfo.h).
 const DISPATCHED: [i32; 2] = [1, 2];
 
@@ -50,7 +52,18 @@ pub struct Vcpu {
     event: u32,
     state: State,
     commands: u32,
-    may_look: bool,
+    /// Commands and looks as the stub has them.
+    told: (u32, u32),
+    placement: Placement,
+    pace: Pace,
+    /// Of the space's code, when the guest stopped.
+    epoch: u32,
+    /// RIP was set since: it may be in code that was rewritten.
+    is_moved: bool,
+    /// Where the guest was sent on last after it trapped on rewritten code.
+    retried: Option<u64>,
+    /// Traps in a row that led to no rewriting.
+    fruitless: u32,
 }
 
 /// Where the registers of a stopped guest are.
@@ -58,6 +71,8 @@ pub struct Vcpu {
 enum State {
     /// In the area; RCX, R11 and what isn't general is in the processor.
     Patched,
+    /// In a signal frame, after a system call by SIGSYS: number, arguments and result are in the area, too.
+    Trapped,
     /// All of them in a signal frame.
     Framed(FrameAt),
     /// The task is of no use any more.
@@ -87,7 +102,7 @@ fn send_kick(pidfd: &OwnedFd) {
 
 impl Vcpu {
     /// Waits for a new task to come up; its first frame is that of the trap it starts with.
-    pub(crate) fn new(space: &Arc<Inner>, index: usize, pid: i32) -> Result<Self> {
+    pub(crate) fn new(space: &Arc<Inner>, index: usize, pid: i32, pace: Pace) -> Result<Self> {
         let pidfd = pidfd::open(pid).map_err(|_| Error::Ended { pid })?;
         let mut vcpu = Self {
             space: Arc::clone(space),
@@ -99,9 +114,15 @@ impl Vcpu {
             event: 0,
             state: State::Lost,
             commands: 0,
-            may_look: true,
+            told: (u32::MAX, 0),
+            placement: Placement::Auto,
+            pace,
+            epoch: 0,
+            is_moved: true,
+            fruitless: 0,
+            retried: None,
         };
-        vcpu.await_event(0, Some(Instant::now() + PROMPT))?;
+        vcpu.await_event(0, Some(PROMPT))?;
         vcpu.accept()?;
         // A clean start: nothing of the stub's in the registers.
         vcpu.set_registers(&Registers::default());
@@ -127,19 +148,23 @@ impl Vcpu {
     /// Ended: the task was killed; Unresponsive: it didn't stop, not even when told to (it was killed then);
     /// Damaged: the guest has written nonsense to its control area (it was killed).
     pub fn run(&mut self, timeout: Option<Duration>) -> Result<Event> {
-        if self.kick.swap(false, Ordering::SeqCst) {
+        if self.kick.load(Ordering::SeqCst) && self.kick.swap(false, Ordering::SeqCst) {
             return Ok(Event::Interrupted);
         }
         if self.state == State::Lost {
             return Err(Error::Ended { pid: self.pid });
         }
-        let run = Run::begin(self.may_look);
-        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let run = Run::begin();
+        let looks = self.pace.begin(&run, self.placement);
         loop {
-            self.resume(run.looks());
-            self.await_event(run.looks(), deadline)?;
+            self.settle()?;
+            self.resume(looks);
+            self.await_event(looks, timeout)?;
             self.accept()?;
-            if let Some(event) = self.classify()? {
+            let event = self.classify()?;
+            self.space.running[self.index].store(false, Ordering::Release);
+            if let Some(event) = event {
+                self.retried = None;
                 return Ok(event);
             }
         }
@@ -149,6 +174,8 @@ impl Vcpu {
     pub fn reg(&self, reg: Reg) -> u64 {
         match self.state {
             State::Patched => self.area.get(patched(reg)),
+            State::Trapped if is_in_line(reg) => self.area.get(patched(reg)),
+            State::Trapped => self.area.frame().map_or(0, |frame| self.area.in_frame(frame, framed(reg))),
             State::Framed(frame) => self.area.in_frame(frame, framed(reg)),
             State::Lost => 0,
         }
@@ -162,9 +189,23 @@ impl Vcpu {
     pub fn set_reg(&mut self, reg: Reg, value: u64) -> Result<()> {
         if matches!(reg, Reg::Rip | Reg::Rcx | Reg::R11 | Reg::Rflags) {
             self.materialize()?;
+            self.is_moved = true;
+        }
+        if reg == Reg::Rflags && value & TRAP_FLAG != 0 {
+            self.space.stop_patching()?;
         }
         match self.state {
             State::Patched => self.area.set(patched(reg), value),
+            State::Trapped => {
+                if is_in_line(reg) {
+                    self.area.set(patched(reg), value);
+                }
+                // The stub puts the result into the frame.
+                if reg != Reg::Rax {
+                    let frame = self.frame()?;
+                    self.area.set_in_frame(frame, framed(reg), value);
+                }
+            }
             State::Framed(frame) => self.area.set_in_frame(frame, framed(reg), value),
             State::Lost => {}
         }
@@ -181,10 +222,17 @@ impl Vcpu {
     }
 
     fn set_registers(&mut self, all: &Registers) {
-        if let State::Framed(frame) = self.state {
-            for reg in Reg::ALL {
-                self.area.set_in_frame(frame, framed(reg), all[reg]);
+        let frame = match self.state {
+            State::Framed(frame) => frame,
+            State::Trapped => {
+                self.area.set(area::RAX, all[Reg::Rax]);
+                let Some(frame) = self.area.frame() else { return };
+                frame
             }
+            State::Patched | State::Lost => return,
+        };
+        for reg in Reg::ALL {
+            self.area.set_in_frame(frame, framed(reg), all[reg]);
         }
     }
 
@@ -195,6 +243,10 @@ impl Vcpu {
     /// As [`Vcpu::set_reg`].
     pub fn load(&mut self, all: &Registers) -> Result<()> {
         self.materialize()?;
+        self.is_moved = true;
+        if all[Reg::Rflags] & TRAP_FLAG != 0 {
+            self.space.stop_patching()?;
+        }
         self.set_registers(all);
         Ok(())
     }
@@ -276,12 +328,14 @@ impl Vcpu {
     fn materialize(&mut self) -> Result<FrameAt> {
         match self.state {
             State::Framed(frame) => Ok(frame),
+            State::Trapped => self.frame(),
             State::Lost => Err(Error::Ended { pid: self.pid }),
             State::Patched => {
+                self.is_moved = true;
                 let all = self.registers();
                 self.commands = command::MATERIALIZE;
                 self.resume(0);
-                self.await_event(0, Some(Instant::now() + PROMPT))?;
+                self.await_event(0, Some(PROMPT))?;
                 self.accept()?;
                 self.commands = 0;
                 self.set_registers(&all);
@@ -293,10 +347,44 @@ impl Vcpu {
         }
     }
 
+    /// Makes sure that the guest goes on where it should, should its code have been rewritten since it stopped.
+    fn settle(&mut self) -> Result<()> {
+        let running = &self.space.running[self.index];
+        // Before the look at the epoch: whoever takes code away looks at the two the other way round.
+        running.store(true, Ordering::SeqCst);
+        let epoch = self.space.epoch.load(Ordering::SeqCst);
+        if epoch == self.epoch && !self.is_moved {
+            return Ok(());
+        }
+        if self.state == State::Patched {
+            let (site, resume) = (self.reg(Reg::Rip).wrapping_sub(2), self.area.get(area::RESUME));
+            if self.space.patching().is_live(site, resume) {
+                self.epoch = epoch;
+                return Ok(());
+            }
+            self.materialize()?;
+        }
+        let frame = self.materialize()?;
+        let ip = self.area.in_frame(frame, frame::RIP);
+        let space = Arc::clone(&self.space);
+        let mut patching = space.patching();
+        if let Place::Moved(to) = space.landing(&mut patching, ip)? {
+            self.area.set_in_frame(frame, frame::RIP, to);
+        }
+        // Nothing is rewritten while the lock is held.
+        self.epoch = space.epoch.load(Ordering::SeqCst);
+        self.is_moved = false;
+        Ok(())
+    }
+
     /// Lets the task go on from the event it waits at.
     fn resume(&mut self, looks: u32) {
-        self.area.word(area::COMMAND).store(self.commands, Ordering::Relaxed);
-        self.area.word(area::LOOKS).store(looks, Ordering::Relaxed);
+        // Written only if it changes: the line then stays in both caches.
+        if self.told != (self.commands, looks) {
+            self.area.word(area::COMMAND).store(self.commands, Ordering::Relaxed);
+            self.area.word(area::LOOKS).store(looks, Ordering::Relaxed);
+            self.told = (self.commands, looks);
+        }
         self.commands = 0;
         let answered = self.area.word(area::ANSWERED);
         answered.store(self.event, Ordering::SeqCst);
@@ -306,14 +394,20 @@ impl Vcpu {
     }
 
     /// Waits for an event other than the present one.
-    fn await_event(&mut self, looks: u32, deadline: Option<Instant>) -> Result<()> {
+    fn await_event(&mut self, looks: u32, timeout: Option<Duration>) -> Result<()> {
         let event = self.area.word(area::EVENT);
         for _ in 0..looks {
             if event.load(Ordering::Acquire) != self.event {
+                self.pace.hit();
                 return Ok(());
             }
             std::hint::spin_loop();
         }
+        if looks > 0 {
+            self.pace.miss();
+        }
+        // The clock is only looked at once it takes longer.
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let asleep = self.area.word(area::ENGINE_ASLEEP);
         let mut kicked: Option<Instant> = None;
         let mut begin = None;
@@ -337,8 +431,17 @@ impl Vcpu {
             if begin.is_some() && pidfd::wait_end(self.pidfd.as_fd(), Duration::ZERO) {
                 break Err(Error::Ended { pid: self.pid });
             }
+            if begin.is_some() {
+                // A guest that computes may be better off elsewhere.
+                self.pace.untie();
+            }
+            let (slice, until) = match begin {
+                _ if kicked.is_some() => (KICK_AGAIN, None),
+                None if self.pace.is_tied() => (PATIENCE, deadline),
+                None => (LOOK_ALIVE, deadline),
+                Some(()) => (LOOK_ALIVE, deadline),
+            };
             begin = Some(());
-            let (slice, until) = if kicked.is_some() { (KICK_AGAIN, None) } else { (LOOK_ALIVE, deadline) };
             wait::sleep(event, self.event, slice, until);
         };
         asleep.store(0, Ordering::Relaxed);
@@ -356,21 +459,19 @@ impl Vcpu {
             self.lose();
             return Err(Error::Ended { pid: self.pid });
         }
-        let expected = match (self.event >> 1).wrapping_add(1) & (u32::MAX >> 1) {
+        let expected = match (self.event >> area::KIND_BITS).wrapping_add(1) & (u32::MAX >> area::KIND_BITS) {
             0 => 1,
             next => next,
         };
-        if event >> 1 != expected {
+        if event >> area::KIND_BITS != expected {
             return Err(self.damaged("an event out of order"));
         }
         self.event = event;
-        self.state = if event & area::KIND_SIGNAL == 0 {
-            State::Patched
-        } else {
-            match self.area.frame() {
-                Some(frame) => State::Framed(frame),
-                None => return Err(self.damaged("a signal frame elsewhere")),
-            }
+        self.state = match event & ((1 << area::KIND_BITS) - 1) {
+            area::KIND_PATCHED => State::Patched,
+            area::KIND_TRAPPED => State::Trapped,
+            area::KIND_SIGNAL => State::Framed(self.frame()?),
+            _ => return Err(self.damaged("an event of no kind")),
         };
         Ok(())
     }
@@ -378,7 +479,11 @@ impl Vcpu {
     /// What the event means; `None` if the guest is to go on.
     fn classify(&mut self) -> Result<Option<Event>> {
         let frame = match self.state {
-            State::Patched => return Ok(Some(self.patched_call())),
+            State::Patched => return Ok(Some(self.call(Route::Patched))),
+            State::Trapped => {
+                self.note_trap();
+                return Ok(Some(self.call(Route::Trapped)));
+            }
             State::Framed(frame) => frame,
             State::Lost => return Err(Error::Ended { pid: self.pid }),
         };
@@ -386,38 +491,91 @@ impl Vcpu {
         let code = self.area.word_in_frame(frame, frame::siginfo::CODE) as i32;
         let addr = RemoteAddr(self.area.in_frame(frame, frame::siginfo::ADDR));
         match signal {
-            KICK => Ok(self.kick.swap(false, Ordering::SeqCst).then_some(Event::Interrupted)),
-            libc::SIGSYS if DISPATCHED.contains(&code) => Ok(Some(self.trapped_call(frame))),
+            KICK => {
+                self.is_rewritten(frame, 0)?;
+                Ok(self.kick.swap(false, Ordering::SeqCst).then_some(Event::Interrupted))
+            }
+            libc::SIGSYS if DISPATCHED.contains(&code) => Ok(Some(self.compat_call(frame))),
             _ => {
                 let trapno = self.area.in_frame(frame, frame::TRAPNO);
                 let err = self.area.in_frame(frame, frame::ERR);
+                if self.is_rewritten(frame, trapno)? {
+                    return Ok(None);
+                }
                 Ok(Some(Event::Fault(Fault { signal, code, addr, trapno, err })))
             }
         }
     }
 
-    fn patched_call(&self) -> Event {
-        let get = |reg| self.reg(reg);
-        let args = [Reg::Rdi, Reg::Rsi, Reg::Rdx, Reg::R10, Reg::R8, Reg::R9].map(get);
-        Event::Syscall(Syscall { nr: get(Reg::Rax), args, arch: ARCH_X86_64, route: Route::Patched })
+    /// Notes where the trap was, unless it never leads to anything: the frame is on another CPU.
+    fn note_trap(&mut self) {
+        const TIRED: u32 = 256;
+        self.fruitless = self.fruitless.wrapping_add(1);
+        if self.fruitless > TIRED && !self.fruitless.is_multiple_of(32) {
+            return;
+        }
+        let Some(frame) = self.area.frame() else { return };
+        let site = self.area.in_frame(frame, frame::RIP).wrapping_sub(2);
+        if self.space.note_trap(site, self.area.get(area::RAX)) {
+            self.fruitless = 0;
+        }
     }
 
-    fn trapped_call(&self, frame: FrameAt) -> Event {
+    /// After a fault: true if it was only that of code that was rewritten; the guest then goes on elsewhere. Otherwise
+    /// RIP becomes what it would be without the rewriting.
+    fn is_rewritten(&mut self, frame: FrameAt, trapno: u64) -> Result<bool> {
+        if self.space.epoch.load(Ordering::SeqCst) == 0 {
+            return Ok(false);
+        }
+        let space = Arc::clone(&self.space);
+        let mut patching = space.patching();
+        let ip = self.area.in_frame(frame, frame::RIP);
+        if let Place::Moved(origin) = patching.origin(ip) {
+            self.area.set_in_frame(frame, frame::RIP, origin);
+            self.is_moved = true;
+            return Ok(false);
+        }
+        // #BP, #UD, #GP
+        if ![3, 6, 13].contains(&trapno) {
+            return Ok(false);
+        }
+        let ip = faulting_address(trapno, ip);
+        // Twice in a row at one address is the guest's own doing.
+        if !patching.has_patch(ip) || self.retried.replace(ip) == Some(ip) {
+            return Ok(false);
+        }
+        let to = match space.landing(&mut patching, ip)? {
+            Place::Moved(to) => to,
+            Place::Same => ip,
+        };
+        self.area.set_in_frame(frame, frame::RIP, to);
+        Ok(true)
+    }
+
+    /// A call of the 64-bit table.
+    fn call(&self, route: Route) -> Event {
+        let args =
+            [area::RDI, area::RSI, area::RDX, area::R10, area::R8, area::R9].map(|at| self.area.get(at));
+        Event::Syscall(Syscall { nr: self.area.get(area::RAX), args, arch: ARCH_X86_64, route })
+    }
+
+    /// A call of the 32-bit table.
+    fn compat_call(&self, frame: FrameAt) -> Event {
         let arch = self.area.word_in_frame(frame, frame::siginfo::ARCH);
         let nr = u64::from(self.area.word_in_frame(frame, frame::siginfo::SYSCALL));
-        let regs = if arch == ARCH_I386 {
-            [Reg::Rbx, Reg::Rcx, Reg::Rdx, Reg::Rsi, Reg::Rdi, Reg::Rbp]
-        } else {
-            [Reg::Rdi, Reg::Rsi, Reg::Rdx, Reg::R10, Reg::R8, Reg::R9]
-        };
-        let args =
-            regs.map(|reg| self.reg(reg) & if arch == ARCH_I386 { u64::from(u32::MAX) } else { u64::MAX });
+        let regs = [Reg::Rbx, Reg::Rcx, Reg::Rdx, Reg::Rsi, Reg::Rdi, Reg::Rbp];
+        let args = regs.map(|reg| self.reg(reg) & u64::from(u32::MAX));
         Event::Syscall(Syscall { nr, args, arch, route: Route::Trapped })
     }
 
-    /// Whether a run may wait by looking; on by default, and done only where a CPU is free for it.
-    pub fn set_may_look(&mut self, may_look: bool) {
-        self.may_look = may_look;
+    /// The frame of the newest event.
+    fn frame(&mut self) -> Result<FrameAt> {
+        self.area.frame().ok_or_else(|| self.damaged("a signal frame elsewhere"))
+    }
+
+    /// Chooses where the vCPU runs.
+    pub fn set_placement(&mut self, placement: Placement) {
+        self.placement = placement;
     }
 
     fn damaged(&mut self, what: &'static str) -> Error {
@@ -434,13 +592,11 @@ impl Vcpu {
 impl Drop for Vcpu {
     fn drop(&mut self) {
         pidfd::kill(self.pidfd.as_fd());
-        if pidfd::wait_end(self.pidfd.as_fd(), PROMPT) {
-            self.space.free_slot(self.index);
-        }
+        self.space.leave_slot(self.index, Arc::clone(&self.pidfd));
     }
 }
 
-/// True for an address in the vCPUs' own code.
-fn in_stub(rip: u64) -> bool {
-    rip.wrapping_sub(VCPU_CODE) < VcpuCode::get().bytes.len() as u64
+/// Whether a register is in the first line of the area after a system call.
+const fn is_in_line(reg: Reg) -> bool {
+    matches!(reg, Reg::Rax | Reg::Rdi | Reg::Rsi | Reg::Rdx | Reg::R10 | Reg::R8 | Reg::R9)
 }

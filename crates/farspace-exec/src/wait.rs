@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::thread::futex;
 
 /// How often either side looks before it sleeps, some 20 us.
-const LOOKS: u32 = 500;
+pub(crate) const LOOKS: u32 = 500;
 /// Guests that run now, in this process.
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
@@ -19,13 +19,12 @@ pub(crate) struct Run {
 
 impl Run {
     /// Counts one more; it may look if each running guest and each waiting thread can have a CPU of its own.
-    pub(crate) fn begin(may_look: bool) -> Self {
+    pub(crate) fn begin() -> Self {
         let running = RUNNING.fetch_add(1, Ordering::Relaxed) + 1;
-        let looks = if may_look && 2 * running <= nr_cpus() { LOOKS } else { 0 };
-        Self { looks }
+        Self { looks: if 2 * running <= nr_cpus() { LOOKS } else { 0 } }
     }
 
-    /// How often to look.
+    /// How often to look before sleeping.
     pub(crate) fn looks(&self) -> u32 {
         self.looks
     }

@@ -18,9 +18,13 @@ pub struct Pinned {
 impl Pinned {
     /// Moves to the CPU on which the thread ran last; `None` where that isn't allowed or known.
     pub fn beside(tid: i32) -> Option<Self> {
-        let cpu = last_cpu(tid)?;
+        Self::to(last_cpu(tid)?)
+    }
+
+    /// Moves to this CPU; `None` where that isn't allowed.
+    pub fn to(cpu: usize) -> Option<Self> {
         let before = sched_getaffinity(None).ok()?;
-        if !before.is_set(cpu) {
+        if cpu >= CpuSet::MAX_CPU || !before.is_set(cpu) {
             return None;
         }
         let mut only = CpuSet::new();

@@ -12,6 +12,7 @@
 //! | [`own`] | this process's own memory, where it may not be there |
 //! | [`process`] | what /proc says of a process and its threads |
 //! | [`pagemap`] | which pages of a process are there |
+//! | [`page_scan`] | the PAGEMAP_SCAN ioctl |
 //! | [`pidfd`] | pidfds: open, take a descriptor, wait for the end |
 //! | [`pipe`] | vmsplice(2), splice(2) and pipe sizes |
 //! | [`shared`] | memory shared with the agent |
@@ -24,6 +25,7 @@ pub mod cpu;
 pub mod error;
 pub mod memory;
 pub mod own;
+pub mod page_scan;
 pub mod pagemap;
 pub mod pidfd;
 pub mod pipe;

@@ -6,15 +6,18 @@
 //! | `sinks` | where the bytes go: /dev/null, sockets with a reader, files |
 //! | `transfers` | splice against process_vm_readv + write, and the curve over target sizes |
 //! | `stops` | how long targets are stopped: attach, dump, gcore; farspace's own memory |
+//! | `exec` | answering system calls for another process: the known ways, each against the others |
 
 use crate::cli::BenchArgs;
 use crate::{interrupt, units};
 
+mod exec;
 mod report;
 mod sinks;
 mod stops;
 mod transfers;
 
+pub(crate) use exec::exec;
 pub(crate) use report::Report;
 
 /// How much is measured.

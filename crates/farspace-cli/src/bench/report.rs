@@ -17,6 +17,9 @@ pub(super) enum Unit {
     /// Mebibytes; less is better.
     #[serde(rename = "MiB")]
     MiB,
+    /// Nanoseconds for each call or round trip; less is better.
+    #[serde(rename = "ns")]
+    Ns,
 }
 
 impl Unit {
@@ -29,6 +32,7 @@ impl Unit {
             Self::GbPerS => "GB/s",
             Self::Ms => "ms",
             Self::MiB => "MiB",
+            Self::Ns => "ns",
         }
     }
 }
@@ -81,9 +85,15 @@ impl Report {
 
     /// Adds ours and its baseline, from pairs (ours, theirs).
     pub(super) fn add_pairs(&mut self, ours: &str, theirs: &str, unit: Unit, pairs: &[(f64, f64)]) {
-        let column = |pick: fn(&(f64, f64)) -> f64| pairs.iter().map(pick).collect::<Vec<_>>();
-        self.add(theirs, unit, &column(|pair| pair.1));
-        self.add(ours, unit, &column(|pair| pair.0));
+        let samples: Vec<f64> = pairs.iter().map(|pair| pair.1).collect();
+        self.add(theirs, unit, &samples);
+        self.add_against(ours, theirs, unit, pairs);
+    }
+
+    /// Adds ours only, from pairs (ours, theirs): the baseline has a row already, or is computed from rows.
+    pub(super) fn add_against(&mut self, ours: &str, theirs: &str, unit: Unit, pairs: &[(f64, f64)]) {
+        let samples: Vec<f64> = pairs.iter().map(|pair| pair.0).collect();
+        self.add(ours, unit, &samples);
         let ratios: Vec<f64> = pairs
             .iter()
             .map(|(ours, theirs)| if unit.more_is_better() { ours / theirs } else { theirs / ours })
@@ -146,6 +156,15 @@ mod tests {
         assert_eq!(report.rows[3].ratio, Some(2.0));
         assert_eq!((report.rows[1].best, report.rows[1].median), (9.0, 4.0));
         assert_eq!(report.rows[0].ratio, None);
+    }
+
+    #[test]
+    fn nanoseconds_are_better_when_fewer() {
+        let mut report = Report::new();
+        report.add_against("a", "b + c", Unit::Ns, &[(100.0, 300.0), (200.0, 300.0), (100.0, 500.0)]);
+        assert_eq!(report.rows.len(), 1);
+        assert_eq!((report.rows[0].best, report.rows[0].ratio), (100.0, Some(3.0)));
+        assert_eq!(report.rows[0].baseline.as_deref(), Some("b + c"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One file per command.
 
-use crate::cli::{BenchCommand, Cli, Command};
+use crate::cli::{Cli, Command};
 
 mod bench;
 mod completions;
@@ -9,15 +9,17 @@ mod doctor;
 mod dump;
 mod man;
 mod splice;
+mod syscall;
 
 /// Runs the command that was given.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Dump(args) => dump::run(&args),
         Command::Splice(args) => splice::run(&args),
+        Command::Syscall(args) => syscall::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Demo(args) => demo::run(&args),
-        Command::Bench(BenchCommand::Splice(args)) => bench::run(&args),
+        Command::Bench(command) => bench::run(&command),
         Command::Man(args) => man::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::DemoTarget(args) => crate::demo::target::run(&args),

@@ -17,7 +17,6 @@
 //! | `pace` | whether to look for each other or to take turns |
 
 mod context;
-mod pace;
 mod run;
 mod start;
 mod vcpu;

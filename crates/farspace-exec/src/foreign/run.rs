@@ -15,8 +15,8 @@ use farspace_sys::signal::{self, SignalFd};
 use rustix::io::Errno;
 
 use super::context::Cause;
-use super::pace::PATIENCE;
 use super::vcpu::ForeignVcpu;
+use crate::pace::{PATIENCE, Placement};
 use crate::wait::Run;
 use crate::{Error, Result};
 
@@ -72,10 +72,10 @@ impl ForeignVcpu {
     ///
     /// Ended: the task was killed; Unresponsive: it didn't stop when told to; Damaged. The task is of no use then.
     pub fn run(&mut self, signals: Signals, signalfd: Option<&SignalFd>) -> Result<Outcome> {
-        let run = Run::begin(true);
+        let run = Run::begin();
         let mut handled = false;
         loop {
-            let looks = self.pace.begin(&run);
+            let looks = self.pace.begin(&run, Placement::Auto);
             self.resume(looks);
             let wake = self.await_event(looks, signals, signalfd);
             let wake = wake.inspect_err(|_| self.task.signal(libc::SIGKILL))?;

@@ -10,11 +10,11 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 use super::context::{self, Cause, Context};
-use super::pace::Pace;
 use super::start::{self, Start};
 use super::vector::{Layout, Vector};
 use super::{Place, Task};
 use crate::area::{Area, FrameAt, VectorAt};
+use crate::pace::Pace;
 use crate::{Error, Result, wait};
 
 /// How long a task may take to start.

@@ -25,6 +25,7 @@ pub(crate) const EXIT_GROUP: u64 = 231;
 pub(crate) const TGKILL: u64 = 234;
 pub(crate) const WAITID: u64 = 247;
 pub(crate) const PSELECT6: u64 = 270;
+pub(crate) const SPLICE: u64 = 275;
 pub(crate) const VMSPLICE: u64 = 278;
 pub(crate) const KCMP: u64 = 312;
 pub(crate) const PIDFD_SEND_SIGNAL: u64 = 424;

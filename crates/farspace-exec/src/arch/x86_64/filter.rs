@@ -49,49 +49,43 @@ pub(crate) fn program(stub: u64, direct: &[u32]) -> Vec<u8> {
         |k| [Instruction { code: JUMP_EQUAL, jump_true: 1, jump_false: 0, k }, give(TRAP)];
     let mut program = vec![load(ARCH)];
     program.extend(trap_unless_equal(AUDIT_ARCH_X86_64));
+    // From the code page, in the order of how often: futex (FUTEX_WAIT, FUTEX_WAKE), rt_sigreturn, the engine's bell,
+    // what may run in the stub. The pointer is that after the instruction.
+    let mut inside = vec![load(NR)];
+    inside.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 4, k: libc::SYS_futex as u32 });
+    inside.push(load(argument(1)));
+    inside.push(Instruction { code: JUMP_ABOVE, jump_true: 1, jump_false: 0, k: 1 });
+    inside.push(give(ALLOW));
+    inside.push(give(TRAP));
+    for nr in [libc::SYS_rt_sigreturn as u32].iter().chain(direct) {
+        inside.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 1, k: *nr });
+        inside.push(give(ALLOW));
+    }
+    // write(0, ..., 8)
+    inside.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 5, k: libc::SYS_write as u32 });
+    inside.push(load(argument(0)));
+    inside.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 3, k: 0 });
+    inside.push(load(argument(2)));
+    inside.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 1, k: 8 });
+    inside.push(give(ALLOW));
+    inside.push(give(TRAP));
+    // Where the pointer isn't in the page, everything of that is jumped over; 255 is as far as that goes.
+    assert!(inside.len() < 240, "few numbers run in the stub");
+    let over = inside.len() as u8;
+    program.push(load(POINTER + 4));
+    program.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 3 + over, k: high });
+    program.push(load(POINTER));
+    program.push(Instruction { code: JUMP_ABOVE, jump_true: 0, jump_false: 1 + over, k: low });
+    program.push(Instruction { code: JUMP_ABOVE, jump_true: over, jump_false: 0, k: low + 0xfff });
+    program.extend(inside);
     // prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, code, 4096, ...), from anywhere.
     program.push(load(NR));
-    let arguments = [(0, 59), (1, 1), (2, low), (3, 0x1000)];
-    program.push(Instruction {
-        code: JUMP_EQUAL,
-        jump_true: 0,
-        jump_false: 2 * arguments.len() as u8 + 1,
-        k: libc::SYS_prctl as u32,
-    });
-    for (done, (index, value)) in arguments.iter().enumerate() {
-        let rest = 2 * (arguments.len() - done - 1) as u8 + 1;
-        program.push(load(argument(*index)));
-        program.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: rest, k: *value });
+    program.extend(trap_unless_equal(libc::SYS_prctl as u32));
+    for (index, value) in [(0, 59), (1, 1), (2, low), (3, 0x1000)] {
+        program.push(load(argument(index)));
+        program.extend(trap_unless_equal(value));
     }
     program.push(give(ALLOW));
-    // Everything else: from the code page only. The pointer is that after the instruction.
-    program.push(load(POINTER + 4));
-    program.extend(trap_unless_equal(high));
-    program.push(load(POINTER));
-    program.push(Instruction { code: JUMP_ABOVE, jump_true: 1, jump_false: 0, k: low });
-    program.push(give(TRAP));
-    program.push(Instruction { code: JUMP_ABOVE, jump_true: 0, jump_false: 1, k: low + 0xfff });
-    program.push(give(TRAP));
-    program.push(load(NR));
-    let plain = [libc::SYS_rt_sigreturn as u32];
-    for nr in plain.iter().chain(direct) {
-        program.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 1, k: *nr });
-        program.push(give(ALLOW));
-    }
-    // write(0, ..., 8): the engine's bell, where there is one.
-    program.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 5, k: libc::SYS_write as u32 });
-    program.push(load(argument(0)));
-    program.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 3, k: 0 });
-    program.push(load(argument(2)));
-    program.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 1, k: 8 });
-    program.push(give(ALLOW));
-    // futex: FUTEX_WAIT and FUTEX_WAKE only.
-    program.push(load(NR));
-    program.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 3, k: libc::SYS_futex as u32 });
-    program.push(load(argument(1)));
-    program.push(Instruction { code: JUMP_ABOVE, jump_true: 1, jump_false: 0, k: 1 });
-    program.push(give(ALLOW));
-    program.push(give(TRAP));
     let mut bytes = Vec::with_capacity(program.len() * 8);
     for instruction in program {
         bytes.extend(instruction.code.to_le_bytes());

@@ -13,16 +13,17 @@ use core::arch::global_asm;
 use farspace_abi::vcpu::{AREA_BYTES, AREAS, CONSTANTS_OFFSET, KICK, ONE_OFFSET, VCPU_OFFSET, area, command};
 
 use super::frame;
+use crate::event::ARCH_X86_64;
 
 global_asm!(
     ".pushsection .rodata.farspace_vcpu, \"a\", @progbits",
     // Publishes event EBP (without its kind) and waits for the answer.
     ".macro farspace_next_event kind",
     "mov ebp, [rbx + {event}]",
-    "and ebp, -2",
-    "add ebp, 2",
+    "and ebp, -{one_event}",
+    "add ebp, {one_event}",
     "jnz 2f",
-    "mov ebp, 2",
+    "mov ebp, {one_event}",
     "2:",
     ".if \\kind",
     "or ebp, \\kind",
@@ -162,7 +163,32 @@ global_asm!(
     "mov [rbx + {fs_base}], rax",
     "rdgsbase rax",
     "mov [rbx + {gs_base}], rax",
+    // A system call of the 64-bit table, by dispatch or filter: copied to where the engine looks first.
+    "cmp edi, {sigsys}",
+    "jne farspace_vcpu_other",
+    "cmp dword ptr [rsi + {si_arch}], {arch_x86_64}",
+    "jne farspace_vcpu_other",
+    "mov eax, [rsi + {si_syscall}]",
+    "mov [rbx + {rax}], rax",
+    "mov rax, [r12 + {frame_rdi}]",
+    "mov [rbx + {rdi}], rax",
+    "mov rax, [r12 + {frame_rsi}]",
+    "mov [rbx + {rsi}], rax",
+    "mov rax, [r12 + {frame_rdx}]",
+    "mov [rbx + {rdx}], rax",
+    "mov rax, [r12 + {frame_r10}]",
+    "mov [rbx + {r10}], rax",
+    "mov rax, [r12 + {frame_r8}]",
+    "mov [rbx + {r8}], rax",
+    "mov rax, [r12 + {frame_r9}]",
+    "mov [rbx + {r9}], rax",
+    "farspace_next_event {kind_trapped}",
+    "mov rax, [rbx + {rax}]",
+    "mov [r12 + {frame_rax}], rax",
+    "jmp farspace_vcpu_bases",
+    "farspace_vcpu_other:",
     "farspace_next_event {kind_signal}",
+    "farspace_vcpu_bases:",
     "mov ecx, [rbx + {command}]",
     "test ecx, {load_fs}",
     "jz 1f",
@@ -213,7 +239,20 @@ global_asm!(
     gs_base = const area::GS_BASE,
     fs_to_load = const area::LOAD_FS,
     gs_to_load = const area::LOAD_GS,
+    one_event = const 1 << area::KIND_BITS,
     kind_signal = const area::KIND_SIGNAL,
+    kind_trapped = const area::KIND_TRAPPED,
+    sigsys = const libc::SIGSYS,
+    arch_x86_64 = const ARCH_X86_64 as i32,
+    si_arch = const frame::siginfo::ARCH - frame::SIGINFO,
+    si_syscall = const frame::siginfo::SYSCALL - frame::SIGINFO,
+    frame_rax = const frame::RAX,
+    frame_rdi = const frame::RDI,
+    frame_rsi = const frame::RSI,
+    frame_rdx = const frame::RDX,
+    frame_r10 = const frame::R10,
+    frame_r8 = const frame::R8,
+    frame_r9 = const frame::R9,
     materialize = const command::MATERIALIZE,
     load_fs = const command::LOAD_FS,
     load_gs = const command::LOAD_GS,
@@ -229,7 +268,6 @@ global_asm!(
 
 unsafe extern "C" {
     static farspace_vcpu: u8;
-    static farspace_vcpu_trap: u8;
     static farspace_vcpu_fast: u8;
     static farspace_vcpu_handler: u8;
     static farspace_vcpu_end: u8;
@@ -240,8 +278,6 @@ unsafe extern "C" {
 pub(crate) struct VcpuCode {
     /// Position-independent, but for trampolines, which only created spaces have; shorter than a page.
     pub(crate) bytes: &'static [u8],
-    /// The instruction that traps to make a frame.
-    pub(crate) trap: u64,
     /// Where trampolines come in.
     pub(crate) fast: u64,
     /// The signal handler.
@@ -256,7 +292,6 @@ impl VcpuCode {
             let offset = |symbol: *const u8| symbol.offset_from(start) as usize;
             Self {
                 bytes: core::slice::from_raw_parts(start, offset(&raw const farspace_vcpu_end)),
-                trap: offset(&raw const farspace_vcpu_trap) as u64,
                 fast: offset(&raw const farspace_vcpu_fast) as u64,
                 handler: offset(&raw const farspace_vcpu_handler) as u64,
             }

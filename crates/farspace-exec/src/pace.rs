@@ -9,38 +9,66 @@ use std::time::Duration;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
-use crate::wait::Run;
+use crate::wait::{LOOKS, Run};
 
 /// Looks at first, and at most.
-const MOST: u32 = 500;
+const MOST: u32 = LOOKS;
+/// The first runs of a task that was made on the caller's CPU: some have no others.
+const NEW: u32 = 8;
 /// With fewer it isn't tried any more.
 const FEWEST: u32 = 64;
-/// More looks after each that was worth it.
-const MORE: u32 = 8;
 /// Runs on one CPU after which looking is tried again.
 const RETRY: u32 = 2_000;
 /// A guest that runs longer than this may run anywhere.
-pub(super) const PATIENCE: Duration = Duration::from_millis(1);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(1);
+
+/// Where a task runs, relative to the thread that runs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Placement {
+    /// Apart and looking for each other where that pays off, together otherwise.
+    #[default]
+    Auto,
+    /// On the thread's own CPU: a hand-off is a context switch, and no CPU is spent on looking.
+    Together,
+    /// Wherever the scheduler puts it; both sides look for each other while there are CPUs enough.
+    Apart,
+}
 
 /// What was learnt of one task.
-#[derive(Debug)]
-pub(super) struct Pace {
+#[derive(Clone, Debug)]
+pub(crate) struct Pace {
     task: Option<Pid>,
     looks: u32,
     /// Runs on one CPU since looking was tried.
     together: u32,
+    /// Runs for which it is still new.
+    new: u32,
     /// The CPU that the task is kept on, and those that it may run on otherwise.
     tied: Option<(usize, CpuSet)>,
 }
 
 impl Pace {
-    pub(super) fn new(pid: i32) -> Self {
-        Self { task: Pid::from_raw(pid), looks: MOST, together: 0, tied: None }
+    pub(crate) fn new(pid: i32) -> Self {
+        Self { task: Pid::from_raw(pid), looks: MOST, together: 0, new: 0, tied: None }
+    }
+
+    /// Of a child, which is kept where its parent is.
+    pub(crate) fn of_child(&self, pid: i32) -> Self {
+        Self { task: Pid::from_raw(pid), new: NEW, tied: self.tied, ..Self::new(pid) }
     }
 
     /// How often to look in the run that begins; 0 on one CPU.
-    pub(super) fn begin(&mut self, run: &Run) -> u32 {
-        let looks = if self.looks < FEWEST { 0 } else { run.looks().min(self.looks) };
+    pub(crate) fn begin(&mut self, run: &Run, placement: Placement) -> u32 {
+        self.new = self.new.saturating_sub(1);
+        let looks = match placement {
+            Placement::Together => 0,
+            Placement::Apart => {
+                self.untie();
+                return run.looks();
+            }
+            Placement::Auto if self.new > 0 || self.looks < FEWEST => 0,
+            Placement::Auto => run.looks().min(self.looks),
+        };
         if looks > 0 {
             self.untie();
             return looks;
@@ -55,22 +83,22 @@ impl Pace {
     }
 
     /// Looking was worth it.
-    pub(super) fn hit(&mut self) {
-        self.looks = (self.looks + MORE).min(MOST);
+    pub(crate) fn hit(&mut self) {
+        self.looks = (2 * self.looks).min(MOST);
     }
 
-    /// It wasn't: that costs as much as many hits have saved.
-    pub(super) fn miss(&mut self) {
-        self.looks /= 4;
+    /// It wasn't.
+    pub(crate) fn miss(&mut self) {
+        self.looks /= 2;
     }
 
     /// True if the task is kept on a CPU.
-    pub(super) fn is_tied(&self) -> bool {
+    pub(crate) fn is_tied(&self) -> bool {
         self.tied.is_some()
     }
 
     /// Keeps the task on this CPU, if it may run there. A user who may not move it leaves that to the scheduler.
-    fn tie(&mut self) {
+    pub(crate) fn tie(&mut self) {
         let cpu = sched_getcpu();
         if self.tied.as_ref().is_some_and(|(tied, _)| *tied == cpu) {
             return;
@@ -94,7 +122,7 @@ impl Pace {
     }
 
     /// Lets the task run wherever it could before.
-    pub(super) fn untie(&mut self) {
+    pub(crate) fn untie(&mut self) {
         if let Some((_, all)) = self.tied.take() {
             let _ = sched_setaffinity(self.task, &all);
         }

@@ -1,7 +1,4 @@
-//! The copy that everybody else makes: process_vm_readv(2), wrapped for comparisons.
-//!
-//! Benchmarks and the demo run this beside farspace's own path, in the same run and over the same ranges. It is
-//! also the last rung of the fallback ladder.
+//! The copy that everybody else makes: process_vm_readv(2).
 
 use farspace_abi::{RemoteAddr, RemoteIoVec};
 use farspace_sys::memory;
