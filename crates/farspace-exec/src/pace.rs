@@ -15,10 +15,10 @@ use crate::wait::{LOOKS, Run};
 const MOST: u32 = LOOKS;
 /// The first runs of a task that was made on the caller's CPU: some have no others.
 const NEW: u32 = 8;
+/// More looks for each that was worth it.
+const MORE: u32 = 16;
 /// With fewer it isn't tried any more.
 const FEWEST: u32 = 64;
-/// More looks after each that was worth it.
-const MORE: u32 = 8;
 /// Runs on one CPU after which looking is tried again.
 const RETRY: u32 = 2_000;
 /// A guest that runs longer than this may run anywhere.

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use farspace_abi::boot::{AGENT_SOCKET_FD, placement};
@@ -42,6 +42,8 @@ pub struct Agent {
     /// Traces the agent of a target with a seccomp filter.
     pub(crate) keeper: Option<Keeper>,
     pub(crate) gone: AtomicBool,
+    /// Addresses that are set aside for guests: the first, and their length.
+    pub(crate) room: OnceLock<(RemoteAddr, u64)>,
     /// One request at a time: held while a mailbox is in use.
     pub(crate) busy: [Mutex<()>; mailbox::NR_MAILBOXES],
 }
@@ -215,7 +217,9 @@ impl Agent {
     /// True for the mappings that the agent has made in the target.
     pub fn owns(&self, mapping: &Mapping) -> bool {
         let in_region = mapping.start.0.wrapping_sub(self.region.0) < REGION_BYTES as u64;
+        let in_room = self.room.get().is_some_and(|(at, len)| mapping.start.0.wrapping_sub(at.0) < *len);
         in_region
+            || in_room
             || mapping.inode == self.shared.inode() && mapping.name.starts_with(b"/memfd:farspace-mailbox")
     }
 

@@ -19,7 +19,8 @@ use crate::{Agent, Result};
 ///
 /// ENOMEM; EEXIST: done before.
 pub fn reserve(agent: &Agent, len_bytes: u64) -> Result<RemoteAddr> {
-    agent.channel().request(op::RESERVE, &[len_bytes], &[])?.wait("set addresses aside").map(RemoteAddr)
+    let at = agent.channel().request(op::RESERVE, &[len_bytes], &[])?.wait("set addresses aside")?;
+    Ok(agent.room.get_or_init(|| (RemoteAddr(at), len_bytes)).0)
 }
 
 /// A task that shares the target's memory and nothing else, a child of the agent. Dropped, it ends.

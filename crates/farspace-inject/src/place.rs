@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use farspace_abi::boot::{BootContext, HOST_SOCKET_FD, NOT_IN_A_REAPER, placement};
@@ -99,6 +99,7 @@ pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Resu
         placement: context.placement,
         spin: if std::thread::available_parallelism().is_ok_and(|n| n.get() > 1) { SPIN } else { 0 },
         gone: AtomicBool::new(false),
+        room: OnceLock::new(),
         busy: [const { Mutex::new(()) }; mailbox::NR_MAILBOXES],
     };
     // The vDSO page is a private copy since the cave was written to; dropped, it is the kernel's own again.

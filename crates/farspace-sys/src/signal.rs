@@ -55,14 +55,6 @@ fn set_mask(mask: u64) -> u64 {
     before
 }
 
-/// The signals that are pending for this thread, among those that it blocks (rt_sigpending(2)).
-pub fn pending() -> u64 {
-    let mut set = 0u64;
-    // SAFETY: a set of 8 bytes that outlives the call. It can't fail with it.
-    unsafe { libc::syscall(libc::SYS_rt_sigpending, &raw mut set, SET_BYTES) };
-    set
-}
-
 /// Takes a pending signal of the mask, if there is one: its `siginfo_t`, complete.
 pub fn take(mask: u64) -> Option<[u8; 128]> {
     if mask == 0 {

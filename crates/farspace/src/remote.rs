@@ -22,6 +22,5 @@ mod own;
 mod ready;
 mod scratch;
 
-pub(crate) use call::make;
 pub use call::{Arg, Permit, Returned};
 pub use scratch::Scratch;

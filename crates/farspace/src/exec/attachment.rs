@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use farspace_abi::RemoteIoVec;
+use farspace_abi::exec::SigContext;
 use farspace_abi::vcpu::{AREA_BYTES, ROOM_BYTES, STUB_BYTES};
 use farspace_exec::{ForeignSpace, ForeignVcpu, Outcome, Signals, Task};
 use farspace_inject::{self as inject, Agent, RemoteFd, RemoteTask};
@@ -14,7 +15,7 @@ use farspace_sys::signal::SignalFd;
 use farspace_sys::{memory, pidfd, process};
 use rustix::io::Errno;
 
-use crate::{AttachOptions, Mechanism, Target};
+use crate::{Arg, AttachOptions, Mechanism, Target};
 
 /// PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED.
 const STUB: (u64, u64) = (5, 0x12);
@@ -95,6 +96,19 @@ impl Attachment {
     /// True if it was used since the last time this was asked.
     pub(super) fn was_used(&self) -> bool {
         self.is_used.swap(false, Ordering::Relaxed)
+    }
+
+    /// Syscall mode: makes the call that the registers describe, as [`Target::syscall`]; its result goes to RAX.
+    ///
+    /// # Errors
+    ///
+    /// EOPNOTSUPP: it isn't allowed, or would change what is ours there; ESRCH.
+    pub(super) fn syscall(&self, registers: &mut SigContext) -> Result<(), Errno> {
+        let SigContext { rax, rdi, rsi, rdx, r10, r8, r9, .. } = *registers;
+        let args = [rdi, rsi, rdx, r10, r8, r9].map(Arg::Word);
+        let returned = self.target.syscall(rax, args).map_err(|error| public(error.errno()))?;
+        registers.rax = returned.into_raw() as u64;
+        Ok(())
     }
 
     /// A task for one guest.
@@ -242,9 +256,9 @@ fn has_shadow_stack(pid: i32) -> bool {
 }
 
 /// The errno of the call, where the cause has another.
-pub(super) fn public(errno: Errno) -> Errno {
+fn public(errno: Errno) -> Errno {
     match errno {
-        Errno::SRCH | Errno::PERM | Errno::NOMEM | Errno::INVAL | Errno::INTR | Errno::BUSY => errno,
+        Errno::SRCH | Errno::PERM | Errno::NOMEM | Errno::INVAL | Errno::INTR => errno,
         Errno::AGAIN | Errno::MFILE | Errno::NFILE => Errno::NOMEM,
         Errno::ACCESS => Errno::PERM,
         _ => Errno::OPNOTSUPP,

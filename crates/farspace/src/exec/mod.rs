@@ -6,9 +6,7 @@
 //! | `stock` | its checks, its copies, and its two modes |
 //! | `table` | which targets this process is attached to |
 //! | `attachment` | one of them, with the tasks that run guests in it |
-//! | `allowed` | syscall mode: which calls, and whose descriptors |
 
-mod allowed;
 mod attachment;
 pub(crate) mod raw;
 pub(crate) mod stock;

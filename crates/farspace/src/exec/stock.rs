@@ -3,7 +3,7 @@
 //! Everything is copied in once and out once: what another thread does to the caller's structures meanwhile changes
 //! what is run or is overwritten, and nothing else.
 //!
-//! Invariants: SAFETY.md, 12 and 18 to 20.
+//! Invariants: SAFETY.md, 12 and 19 to 21.
 
 use std::os::fd::BorrowedFd;
 
@@ -13,7 +13,7 @@ use farspace_sys::signal::{self, Blocked};
 use farspace_sys::{own, pidfd};
 use rustix::io::Errno;
 
-use super::{ExecFlags, allowed, table};
+use super::{ExecFlags, table};
 use crate::backend::ExecCall;
 
 /// Bytes of the kernel's sigset_t.
@@ -38,8 +38,11 @@ pub(crate) unsafe fn vm_exec(call: &ExecCall) -> Result<(), Errno> {
     let (mut context, mask) = read(call)?;
     if flags.contains(ExecFlags::SYSCALL) {
         let pid = target(call.pid, flags)?;
-        let blocked = Blocked::all(0);
-        allowed::call(&*table::attached(pid)?, &mut context.registers, blocked.before())?;
+        let attachment = {
+            let _blocked = Blocked::all(0);
+            table::attached(pid)?
+        };
+        attachment.syscall(&mut context.registers)?;
         // SAFETY: the caller's promise for `context`.
         return unsafe { own::write(&[(call.context as u64, bytes_of(&context.registers))]) };
     }

@@ -101,63 +101,52 @@ impl Target {
         permit: Permit,
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Returned> {
-        make(self.pid(), self.agent(MAKE)?, nr, args, permit, go_on)
-    }
-}
-
-/// Makes a call by the agent.
-pub(crate) fn make(
-    pid: i32,
-    agent: &Arc<Agent>,
-    nr: u64,
-    args: [Arg<'_>; 6],
-    permit: Permit,
-    go_on: &mut dyn FnMut() -> ControlFlow<()>,
-) -> Result<Returned> {
-    let call = check_allowed(pid, nr, &args, permit)?;
-    agent.check()?;
-    let owned = match own_descriptor(call, &args) {
-        Ok(owned) => owned,
-        Err(errno) => return Ok(Returned::Errno(errno)),
-    };
-    let mut args: [Arg<'_>; 6] = args;
-    if let (Some(i), Some(fd)) = (call.and_then(|call| call.fd), &owned) {
-        args[i] = Arg::Fd(fd.as_fd());
-    }
-    own::check(pid, agent, nr, call, &args.map(Arg::word))?;
-    if let Some(call) = call
-        && let Err(errno) = ready::wait(call, &args, go_on, || Ok(agent.check()?))?
-    {
-        return Ok(Returned::Errno(errno));
-    }
-    let sent = Sent::new(agent, args)?;
-    let result = agent.channel().blocking_syscall(nr, sent.words, go_on)?;
-    if arch::is_restart(result) || result == -i64::from(libc::EINTR) {
-        // The end of the target interrupts, too.
+        let agent = self.agent(MAKE)?;
+        let call = self.check_allowed(nr, &args, permit)?;
         agent.check()?;
-        return Ok(Returned::Errno(Errno::INTR));
-    }
-    match result {
-        -4095..=-1 => Ok(Returned::Errno(Errno::from_raw_os_error(-result as i32))),
-        fd if call.is_some_and(|call| call.gives == Gives::Fd) => {
-            let number = i32::try_from(fd).unwrap_or(-1);
-            Ok(Returned::Fd(agent.fetch_fd(number)?))
+        let owned = match own_descriptor(call, &args) {
+            Ok(owned) => owned,
+            Err(errno) => return Ok(Returned::Errno(errno)),
+        };
+        let mut args: [Arg<'_>; 6] = args;
+        if let (Some(i), Some(fd)) = (call.and_then(|call| call.fd), &owned) {
+            args[i] = Arg::Fd(fd.as_fd());
         }
-        value => Ok(Returned::Value(value as u64)),
+        own::check(self.pid(), agent, nr, call, &args.map(Arg::word))?;
+        if let Some(call) = call
+            && let Err(errno) = ready::wait(call, &args, go_on, || Ok(agent.check()?))?
+        {
+            return Ok(Returned::Errno(errno));
+        }
+        let sent = Sent::new(agent, args)?;
+        let result = agent.channel().blocking_syscall(nr, sent.words, go_on)?;
+        if arch::is_restart(result) || result == -i64::from(libc::EINTR) {
+            // The end of the target interrupts, too.
+            agent.check()?;
+            return Ok(Returned::Errno(Errno::INTR));
+        }
+        match result {
+            -4095..=-1 => Ok(Returned::Errno(Errno::from_raw_os_error(-result as i32))),
+            fd if call.is_some_and(|call| call.gives == Gives::Fd) => {
+                let number = i32::try_from(fd).unwrap_or(-1);
+                Ok(Returned::Fd(agent.fetch_fd(number)?))
+            }
+            value => Ok(Returned::Value(value as u64)),
+        }
     }
-}
 
-fn check_allowed(pid: i32, nr: u64, args: &[Arg<'_>; 6], permit: Permit) -> Result<Option<&'static Call>> {
-    let call = syscalls::find(nr);
-    let words = args.map(Arg::word);
-    let reason = match (call, permit) {
-        (Some(_), _) => return Ok(call),
-        (None, _) if let Some(why) = syscalls::forbidden(nr, &words) => why,
-        (None, Permit::Any) => return Ok(None),
-        (None, Permit::Listed) => "it is none of the calls on memory that are allowed",
-    };
-    let error = Error::new(MAKE, pid, Errno::OPNOTSUPP);
-    Err(error.because(format!("call {nr} is not made: {reason}")))
+    fn check_allowed(&self, nr: u64, args: &[Arg<'_>; 6], permit: Permit) -> Result<Option<&'static Call>> {
+        let call = syscalls::find(nr);
+        let words = args.map(Arg::word);
+        let reason = match (call, permit) {
+            (Some(_), _) => return Ok(call),
+            (None, _) if let Some(why) = syscalls::forbidden(nr, &words) => why,
+            (None, Permit::Any) => return Ok(None),
+            (None, Permit::Listed) => "it is none of the calls on memory that are allowed",
+        };
+        let error = Error::new(MAKE, self.pid(), Errno::OPNOTSUPP);
+        Err(error.because(format!("call {nr} is not made: {reason}")))
+    }
 }
 
 /// Arguments with the agent's numbers of descriptors, which are closed there when this is dropped.
