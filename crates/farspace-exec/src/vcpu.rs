@@ -14,7 +14,8 @@ use rustix::process::Pid;
 
 use crate::arch::{VcpuCode, frame};
 use crate::area::{Area, FrameAt, framed, patched};
-use crate::event::{ARCH_X86_64, Event, Fault, Route, Syscall};
+use crate::engine::CAUGHT;
+use crate::event::{ARCH_I386, ARCH_X86_64, Event, Fault, Route, Syscall};
 use crate::patching::Place;
 use crate::regs::{Reg, Registers};
 use crate::space::Inner;
@@ -109,7 +110,10 @@ fn send_kick(pidfd: &OwnedFd) {
 impl Vcpu {
     /// Waits for a new task to come up; its first frame is that of the trap it starts with.
     pub(crate) fn new(space: &Arc<Inner>, index: usize, pid: i32) -> Result<Self> {
-        let pidfd = pidfd::open(pid).map_err(|_| Error::Ended { pid })?;
+        let pidfd = pidfd::open(pid).map_err(|_| {
+            space.free_slot(index);
+            Error::Ended { pid }
+        })?;
         let mut vcpu = Self {
             space: Arc::clone(space),
             index,
@@ -130,6 +134,9 @@ impl Vcpu {
         };
         vcpu.await_event(0, Some(PROMPT))?;
         vcpu.accept()?;
+        if crate::birth::filters(pid).is_ok_and(|filters| filters <= space.root.filters) {
+            return Err(vcpu.damaged("the start of a vCPU that has not started"));
+        }
         // A clean start: nothing of the stub's in the registers.
         vcpu.set_registers(&Registers::default());
         Ok(vcpu)
@@ -503,7 +510,8 @@ impl Vcpu {
                 self.is_rewritten(frame, 0)?;
                 Ok(self.kick.swap(false, Ordering::SeqCst).then_some(Event::Interrupted))
             }
-            libc::SIGSYS if DISPATCHED.contains(&code) => Ok(Some(self.compat_call(frame))),
+            libc::SIGSYS if DISPATCHED.contains(&code) => self.compat_call(frame).map(Some),
+            _ if !CAUGHT.contains(&signal) => Err(self.damaged("a signal that no guest causes")),
             _ => {
                 let trapno = self.area.in_frame(frame, frame::TRAPNO);
                 let err = self.area.in_frame(frame, frame::ERR);
@@ -568,12 +576,15 @@ impl Vcpu {
     }
 
     /// A call of the 32-bit table.
-    fn compat_call(&self, frame: FrameAt) -> Event {
+    fn compat_call(&mut self, frame: FrameAt) -> Result<Event> {
         let arch = self.area.word_in_frame(frame, frame::siginfo::ARCH);
+        if arch != ARCH_I386 {
+            return Err(self.damaged("a system call of no known table"));
+        }
         let nr = u64::from(self.area.word_in_frame(frame, frame::siginfo::SYSCALL));
         let regs = [Reg::Rbx, Reg::Rcx, Reg::Rdx, Reg::Rsi, Reg::Rdi, Reg::Rbp];
         let args = regs.map(|reg| self.reg(reg) & u64::from(u32::MAX));
-        Event::Syscall(Syscall { nr, args, arch, route: Route::Trapped })
+        Ok(Event::Syscall(Syscall { nr, args, arch, route: Route::Trapped }))
     }
 
     /// The frame of the newest event.
@@ -601,6 +612,7 @@ impl Drop for Vcpu {
     fn drop(&mut self) {
         pidfd::kill(self.pidfd.as_fd());
         if pidfd::wait_end(self.pidfd.as_fd(), PROMPT) {
+            self.space.running[self.index].store(false, Ordering::SeqCst);
             self.space.free_slot(self.index);
         }
     }
