@@ -425,6 +425,7 @@ impl Vcpu {
         let asleep = self.area.word(area::ENGINE_ASLEEP);
         let mut kicked: Option<Instant> = None;
         let mut begin = None;
+        let mut patience = FIRST_SLEEP;
         asleep.store(area::ASLEEP_ON_FUTEX, Ordering::SeqCst);
         let outcome = loop {
             if event.load(Ordering::SeqCst) != self.event {
@@ -454,8 +455,10 @@ impl Vcpu {
             let (slice, until) = match begin {
                 _ if kicked.is_some() => (KICK_AGAIN, None),
                 None => (FIRST_SLEEP, deadline),
-                Some(()) => (LOOK_ALIVE, deadline),
+                Some(()) => (patience, deadline),
             };
+            // A guest can make the stub believe that nobody sleeps here: that delays it by what it took already.
+            patience = (patience * 2).min(LOOK_ALIVE);
             begin = Some(());
             wait::sleep(event, self.event, slice, until);
         };
