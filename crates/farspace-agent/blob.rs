@@ -5,10 +5,18 @@
 
 #[path = "src/arch/x86_64/mod.rs"]
 mod arch;
+#[path = "src/guests.rs"]
+mod guests;
 #[path = "src/life.rs"]
 mod life;
+#[path = "src/ranges.rs"]
+mod ranges;
+#[path = "src/send.rs"]
+mod send;
 #[path = "src/serve.rs"]
 mod serve;
+#[path = "src/stream.rs"]
+mod stream;
 
 /// The blob has no panic path: if one were left, this symbol would be missing at link time.
 #[panic_handler]

@@ -9,6 +9,7 @@ use xshell::{Shell, cmd};
 
 /// A program and the Debian package that has it.
 const PROGRAMS: &[(&str, &str)] = &[
+    ("busybox", "busybox-static"),
     ("cc", "gcc"),
     ("gcore", "gdb"),
     ("gdb", "gdb"),

@@ -29,6 +29,9 @@ pub struct Doorbell {
     pub host_asleep: AtomicU32,
     /// How often the agent may look for a request before it sleeps; 0 on one CPU.
     pub spin_limit: AtomicU32,
+    /// Number of a request that is given up; the agent looks at it where a request waits ([`op::SEND`]). The host rings
+    /// after it has written this.
+    pub cancel: AtomicU32,
 }
 
 /// What the agent writes.
@@ -41,8 +44,10 @@ pub struct Answer {
     pub agent_asleep: AtomicU32,
     /// Result: a count, a descriptor, a pid, or `-errno`.
     pub result: AtomicI64,
-    /// Bytes that were moved before an error in `result` ([`op::STREAM`]).
+    /// Bytes that have been moved so far, and before an error in `result` ([`op::STREAM`], [`op::SEND`]).
     pub moved: AtomicU64,
+    /// Which of [`side`] an error in `result` is about ([`op::SEND`]).
+    pub side: AtomicU32,
 }
 
 /// What a request asks for; written by the host before the doorbell.
@@ -78,8 +83,9 @@ pub mod op {
     pub const SYSCALL: u32 = 1;
     /// args: pipe descriptor, flags. One vmsplice(2) of `iov`; bytes or `-errno`.
     pub const VMSPLICE: u32 = 2;
-    /// args: pipe descriptor, how often to look at a full pipe before sleeping. vmsplice(2) of all of `iov`, waiting for the reader as often as needed; 0 or
-    /// `-errno`, with the bytes moved in [`Answer::moved`](super::Answer::moved).
+    /// args: pipe descriptor, how often to look at a full pipe before sleeping. vmsplice(2) of all of `iov`, waiting
+    /// for the reader as often as needed; 0 or `-errno`, with the bytes moved in
+    /// [`Answer::moved`](super::Answer::moved).
     pub const STREAM: u32 = 3;
     /// Receives one descriptor from the socket; its number in the agent's table or `-errno`.
     pub const RECEIVE_FD: u32 = 4;
@@ -89,6 +95,32 @@ pub mod op {
     /// Ends, without an answer: the snapshot child exits; the agent unmaps the mailboxes, rings the host's bell
     /// and waits for its end.
     pub const QUIT: u32 = 6;
+    /// args: write end and read end of a pipe that is empty and used by nobody else, a stream socket that is
+    /// O_NONBLOCK, the bytes of the pipe. Moves all of `iov` through the pipe into the socket, waiting for the socket as
+    /// often as needed.
+    ///
+    /// 0 or `-errno`: with [`side::MEMORY`](super::side::MEMORY) of a range (EFAULT; all before it was sent), ESRCH where
+    /// the host or the target is gone, ECANCELED for a request that was [given up](super::Doorbell::cancel); with
+    /// [`side::SINK`](super::side::SINK) of the socket. The bytes that the socket took are in
+    /// [`Answer::moved`](super::Answer::moved) all the time. After an error some may be left in the pipe.
+    pub const SEND: u32 = 10;
+    /// args: length in bytes. Sets aside a range of addresses for the tasks that run guest code, aligned to
+    /// [`AREA_BYTES`](crate::vcpu::AREA_BYTES), once; its address or `-errno`.
+    pub const RESERVE: u32 = 7;
+    /// args: address of the word that the kernel clears at the task's end, entry, RDI there. Clones a task that shares
+    /// the memory and nothing else, and enters with all signals blocked and no stack; the number of a pidfd for it
+    /// in the agent's table or `-errno`.
+    pub const SPAWN: u32 = 8;
+    /// args: number of such a pidfd. Ends the task and closes the number; 0 or `-errno`.
+    pub const REAP: u32 = 9;
+}
+
+/// What an error is about.
+pub mod side {
+    /// The memory, or the request itself.
+    pub const MEMORY: u32 = 0;
+    /// Where the bytes go.
+    pub const SINK: u32 = 1;
 }
 
 /// Bytes of the shared memory.

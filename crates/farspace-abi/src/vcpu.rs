@@ -13,7 +13,8 @@
 //! | [`SCRATCH`] | what the kernel wants to write to; never read by the steward | read, write |
 //! | [`area_of`] | [`AREA_BYTES`] for each vCPU | read, write |
 //!
-//! In a foreign process the vCPU code and areas lie elsewhere, at the same distances within a page and an area.
+//! In a foreign process lies a *room*: [`ROOM_BYTES`] at an address that the kernel has chosen, with the image of the stub
+//! at its begin (the code of [`STEWARD_OFFSET`] is that which prepares a task there) and the areas from [`ROOM_AREAS`] on.
 
 /// First address that belongs to the engine in a created space.
 pub const RESERVED_BASE: u64 = 0x600_0000_0000;
@@ -45,6 +46,11 @@ pub const AREA_BYTES: u64 = 0x8000;
 pub const MAX_VCPUS: usize = 256;
 /// Offset of the first area in the space's memory file, after the orders and the scratch page.
 pub const AREAS_OFFSET: u64 = 0x2000;
+
+/// Offset of the first area in the room of a foreign process.
+pub const ROOM_AREAS: u64 = AREA_BYTES;
+/// Bytes of that room. Only what is used of it is mapped to anything.
+pub const ROOM_BYTES: u64 = ROOM_AREAS + MAX_VCPUS as u64 * AREA_BYTES;
 
 /// The ES selector of a vCPU: the only per-task value that code without a stack, without flags and without a base
 /// register of its own can read. 0 for the first vCPU; entry `index` of the local descriptor table for others.
@@ -121,6 +127,9 @@ pub mod area {
     pub const RFLAGS: usize = 0x138;
     /// Top of the stack of one entry that [`RFLAGS`] is.
     pub const FLAGS_STACK: usize = RFLAGS + 8;
+    /// In foreign processes: the steps by which the task prepares itself, laid out as [`orders`](super::orders), and
+    /// what they point to; up to [`STACK`].
+    pub const START: usize = 0x200;
     /// Signal stack: from here to the end of the area.
     pub const STACK: usize = 0x1000;
 
@@ -197,5 +206,6 @@ pub mod orders {
 }
 
 const _: () = assert!(area_of(MAX_VCPUS) < RESERVED_END);
+const _: () = assert!(STUB_BYTES <= ROOM_AREAS);
 const _: () = assert!(orders::DATA < 0x1000);
 const _: () = assert!(area::ANSWERED / 64 == area::R9 / 64, "one line");

@@ -10,12 +10,21 @@
 //! | `arch/x86_64/boot.rs` | what a borrowed thread of the target runs: make the helper, reap it, resume |
 //! | `arch/x86_64/syscall.rs` | the system call instruction, and leaving for good |
 //! | `life.rs` | from the first instruction of the agent to its last |
+//! | `arch/x86_64/prefetch.rs` | bringing memory near |
 //! | `serve.rs` | the request loop |
+//! | `ranges.rs` | the ranges of a request, and how far they have been moved |
+//! | `stream.rs` | ranges into a pipe that the host empties |
+//! | `send.rs` | ranges into a socket |
+//! | `guests.rs` | tasks that run guest code, from their clone to their end |
 
 #![no_std]
 
 #[cfg(target_arch = "x86_64")]
 #[path = "arch/x86_64/mod.rs"]
 mod arch;
+mod guests;
 mod life;
+mod ranges;
+mod send;
 mod serve;
+mod stream;

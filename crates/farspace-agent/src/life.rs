@@ -14,6 +14,7 @@ use farspace_abi::region::{CODE_BYTES, CONTEXT_OFFSET, DATA_BYTES, REGION_BYTES}
 
 use crate::arch::nr;
 use crate::arch::syscall::{syscall, unmap_and_die, unmap_and_exit};
+use crate::guests::Guests;
 use crate::serve::{self, Channel, Fds};
 
 /// Name of the task, as in `ps` (15 bytes and a NUL: prctl(2), PR_SET_NAME).
@@ -74,7 +75,10 @@ pub(crate) unsafe extern "C" fn agent_main(context: *mut BootContext) -> ! {
             let boxes = shared as *const Mailbox;
             let agent = Channel { mailbox: boxes.add(mailbox::AGENT), fds: fds(mailbox::AGENT) };
             let snapshot = Channel { mailbox: boxes.add(mailbox::SNAPSHOT), fds: fds(mailbox::SNAPSHOT) };
-            if serve::agent(&agent, &snapshot) == serve::End::Quit {
+            let mut guests = Guests::none();
+            let end = serve::agent(&agent, &snapshot, &mut guests);
+            guests.end();
+            if end == serve::End::Quit {
                 // The host has taken its thread back long ago. It ends this task between two instructions of the
                 // wait; if it dies before, the socket says so.
                 syscall(nr::MUNMAP, [home.shared, SHARED_BYTES as u64, 0, 0, 0, 0]);

@@ -7,20 +7,18 @@ use core::ptr;
 use core::sync::atomic::Ordering;
 
 use farspace_abi::boot::AGENT_SOCKET_FD;
-use farspace_abi::mailbox::{MAX_IOV, Mailbox, op};
+use farspace_abi::mailbox::{Mailbox, op};
 
 use crate::arch::nr;
 use crate::arch::syscall::syscall;
+use crate::guests::Guests;
+use crate::{send, stream};
 
-const EAGAIN: i64 = -11;
-const EINTR: i64 = -4;
+pub(crate) const EAGAIN: i64 = -11;
+pub(crate) const EINTR: i64 = -4;
 const ENOSYS: i64 = -38;
 const POLLIN: i16 = 1;
-const SPLICE_F_NONBLOCK: u64 = 2;
-/// Bounds what a request may ask for.
-const MAX_LOOKS: u64 = 1024;
-/// Pauses between two looks at a full pipe: about 1 us.
-const BETWEEN_LOOKS: u32 = 16;
+const POLLOUT: i16 = 4;
 const PR_SET_PDEATHSIG: u64 = 1;
 const SIGKILL: u64 = 9;
 
@@ -57,12 +55,13 @@ pub(crate) enum End {
 /// # Safety
 ///
 /// The mailboxes must stay mapped, and this task must own the descriptors.
-pub(crate) unsafe fn agent(own: &Channel, snapshot: &Channel) -> End {
+pub(crate) unsafe fn agent(own: &Channel, snapshot: &Channel, guests: &mut Guests) -> End {
     // SAFETY: as this function's.
     unsafe {
-        let end = serve(own);
+        let end = serve(own, Some(guests));
         if end == End::Child {
-            serve(snapshot);
+            // The tasks are its parent's, and the addresses aren't in its copy of the memory.
+            serve(snapshot, None);
             syscall(nr::EXIT_GROUP, [0; 6]);
         }
         end
@@ -76,10 +75,10 @@ pub(crate) unsafe fn agent(own: &Channel, snapshot: &Channel) -> End {
 /// This task must own the descriptors.
 pub(crate) unsafe fn wait_alone(fds: &Fds) {
     // SAFETY: as this function's.
-    unsafe { while wait(fds, -1) != Wake::Alone {} }
+    unsafe { while wait(fds, Patience::Endless) != Wake::Alone {} }
 }
 
-unsafe fn serve(channel: &Channel) -> End {
+unsafe fn serve(channel: &Channel, mut guests: Option<&mut Guests>) -> End {
     // SAFETY: the mailbox is mapped as long as the task lives (caller's promise); all its fields are atomics.
     unsafe {
         let mailbox = &*channel.mailbox;
@@ -92,15 +91,14 @@ unsafe fn serve(channel: &Channel) -> End {
             };
             seen = request;
             let op = mailbox.body.op.load(Ordering::Relaxed);
+            let arg = |i: usize| mailbox.body.args[i].load(Ordering::Relaxed);
             let result = match op {
                 op::PING => 0,
                 op::QUIT => return End::Quit,
-                op::SYSCALL => {
-                    let arg = |i: usize| mailbox.body.args[i].load(Ordering::Relaxed);
-                    syscall(arg(0), [arg(1), arg(2), arg(3), arg(4), arg(5), arg(6)])
-                }
-                op::VMSPLICE => vmsplice_once(mailbox),
-                op::STREAM => stream(mailbox),
+                op::SYSCALL => syscall(arg(0), [arg(1), arg(2), arg(3), arg(4), arg(5), arg(6)]),
+                op::VMSPLICE => stream::once(mailbox),
+                op::STREAM => stream::all(mailbox),
+                op::SEND => send::all(channel, request),
                 op::RECEIVE_FD => {
                     let mut fd = [-1];
                     match receive_fds(&mut fd) {
@@ -111,6 +109,12 @@ unsafe fn serve(channel: &Channel) -> End {
                 op::FORK => match fork() {
                     0 => return End::Child,
                     result => result,
+                },
+                op::RESERVE | op::SPAWN | op::REAP => match &mut guests {
+                    Some(guests) if op == op::RESERVE => guests.reserve(arg(0)),
+                    Some(guests) if op == op::SPAWN => guests.spawn(arg(0), arg(1), arg(2)),
+                    Some(guests) => guests.reap(arg(0)),
+                    None => ENOSYS,
                 },
                 _ => ENOSYS,
             };
@@ -145,27 +149,55 @@ unsafe fn next_request(channel: &Channel, seen: u32, spins: &mut u32) -> Option<
                 mailbox.answer.agent_asleep.store(0, Ordering::Relaxed);
                 return Some(request);
             }
-            if wait(&channel.fds, -1) == Wake::Alone {
+            if wait(&channel.fds, Patience::Endless) == Wake::Alone {
                 return None;
             }
         }
     }
 }
 
+/// Why a wait ended.
 #[derive(PartialEq, Eq)]
-enum Wake {
+pub(crate) enum Wake {
+    /// The doorbell rang, or what else was waited for is there.
     Rung,
+    /// The host or the target is gone.
     Alone,
 }
 
+/// How long a wait may last.
+#[derive(Clone, Copy)]
+pub(crate) enum Patience {
+    /// Only a look.
+    None,
+    /// Until this descriptor takes more, too.
+    UntilWritable(i32),
+    /// Until the doorbell rings, or the end.
+    Endless,
+}
+
 /// Sleeps until the doorbell rings, or the host's socket or the target's life ends.
-unsafe fn wait(fds: &Fds, timeout_ms: i64) -> Wake {
+///
+/// # Safety
+///
+/// This task must own the descriptors.
+pub(crate) unsafe fn wait(fds: &Fds, patience: Patience) -> Wake {
+    let (timeout_ms, sink) = match patience {
+        Patience::None => (0, -1),
+        Patience::UntilWritable(fd) => (-1i64, fd),
+        Patience::Endless => (-1, -1),
+    };
     // SAFETY: the array and the counter outlive the calls.
     unsafe {
-        // POLLHUP and POLLERR are always reported (poll(2)). A message in the socket is no wake-up.
-        let mut poll =
-            [poll_entry(AGENT_SOCKET_FD, 0), poll_entry(fds.ring, POLLIN), poll_entry(fds.target, POLLIN)];
-        let n = syscall(nr::POLL, [poll.as_mut_ptr() as u64, 3, timeout_ms as u64, 0, 0, 0]);
+        // POLLHUP and POLLERR are always reported (poll(2)). A message in the socket is no wake-up; a negative descriptor
+        // is left out.
+        let mut poll = [
+            poll_entry(AGENT_SOCKET_FD, 0),
+            poll_entry(fds.ring, POLLIN),
+            poll_entry(fds.target, POLLIN),
+            poll_entry(sink, POLLOUT),
+        ];
+        let n = syscall(nr::POLL, [poll.as_mut_ptr() as u64, 4, timeout_ms as u64, 0, 0, 0]);
         let poll = ptr::read_volatile(&raw const poll);
         if n < 0 && n != EINTR || poll[0] >> 48 != 0 || poll[2] >> 48 != 0 {
             return Wake::Alone;
@@ -201,64 +233,6 @@ pub(crate) unsafe fn ring(fd: i32) {
     unsafe {
         syscall(nr::WRITE, [fd as u64, &raw const one as u64, 8, 0, 0, 0]);
     }
-}
-
-unsafe fn vmsplice_once(mailbox: &Mailbox) -> i64 {
-    let fd = mailbox.body.args[0].load(Ordering::Relaxed);
-    let flags = mailbox.body.args[1].load(Ordering::Relaxed);
-    let count = u64::from(mailbox.body.nr_iov.load(Ordering::Relaxed)).min(MAX_IOV as u64);
-    // SAFETY: vmsplice(2) into a pipe only reads the ranges, and checks them.
-    unsafe { syscall(nr::VMSPLICE, [fd, mailbox.iov.as_ptr() as u64, count, flags, 0, 0]) }
-}
-
-/// Moves all ranges into the pipe, waiting for the reader each time it is full.
-unsafe fn stream(mailbox: &Mailbox) -> i64 {
-    let fd = mailbox.body.args[0].load(Ordering::Relaxed);
-    let count = u64::from(mailbox.body.nr_iov.load(Ordering::Relaxed)).min(MAX_IOV as u64);
-    let mut moved = 0u64;
-    mailbox.answer.moved.store(0, Ordering::Relaxed);
-    let mut index = 0u64;
-    let may_look = mailbox.body.args[1].load(Ordering::Relaxed).min(MAX_LOOKS);
-    let mut looks = may_look;
-    while index < count {
-        let flags = if looks > 0 { SPLICE_F_NONBLOCK } else { 0 };
-        // SAFETY: `index < count <= MAX_IOV`; the call only reads the ranges, and checks them.
-        let done = unsafe {
-            let first = mailbox.iov.as_ptr().add(index as usize);
-            syscall(nr::VMSPLICE, [fd, first as u64, count - index, flags, 0, 0])
-        };
-        if done == EAGAIN {
-            looks = looks.saturating_sub(1);
-            for _ in 0..BETWEEN_LOOKS {
-                spin_loop();
-            }
-            continue;
-        }
-        if done == EINTR {
-            continue;
-        }
-        if done <= 0 {
-            return done;
-        }
-        looks = may_look;
-        moved = moved.wrapping_add(done as u64);
-        mailbox.answer.moved.store(moved, Ordering::Relaxed);
-        let mut left = done as u64;
-        // Step over what is done; the last, partly done range is shortened in place.
-        while left > 0 && index < count {
-            // SAFETY: `index < count <= MAX_IOV`.
-            let [base, len] = unsafe { &*mailbox.iov.as_ptr().add(index as usize) };
-            let length = len.load(Ordering::Relaxed);
-            if left < length {
-                base.store(base.load(Ordering::Relaxed).wrapping_add(left), Ordering::Relaxed);
-                len.store(length - left, Ordering::Relaxed);
-                break;
-            }
-            left -= length;
-            index += 1;
-        }
-    }
-    0
 }
 
 /// Makes a child with a copy-on-write copy of the address space; 0 in the child.

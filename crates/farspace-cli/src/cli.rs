@@ -9,6 +9,7 @@ use crate::exit::Exit;
 use crate::failure::eprint_line;
 use crate::output::{self, Format};
 use crate::sink::SinkSpec;
+use crate::syscall::{self, Argument, Call};
 use crate::{range, sink, units};
 
 /// Dump and copy the memory of a live process without stopping it for long.
@@ -32,6 +33,18 @@ pub(crate) enum Command {
     /// Send ranges of a process's memory to a file, pipe or socket
     #[command(after_help = examples("splice"))]
     Splice(SpliceArgs),
+    /// Make a system call in a process's address space
+    ///
+    /// The call is made by farspace's agent, a task of its own that shares nothing with the process but its memory.
+    /// So calls on memory (mmap, mprotect, madvise...) act on the process, and whatever belongs to a task is the
+    /// agent's: getpid gives the agent's pid, and credentials, limits and open files are not the process's either.
+    /// Descriptors are farspace's own: fd:PATH is opened by farspace, fd:N was inherited by it (and so is the plain
+    /// number N, as the descriptor of a call on memory); the agent gets a copy for the call.
+    ///
+    /// Buffers (str:, in:, out:, iov:) are placed in memory that is mapped in the process for the call and unmapped
+    /// after it. What the call itself maps stays. Arguments that are left out are 0.
+    #[command(after_help = examples("syscall"))]
+    Syscall(SyscallArgs),
     /// Probe what this kernel and this user can do, and say how to get the rest
     #[command(after_help = examples("doctor"))]
     Doctor(ReportArgs),
@@ -102,6 +115,31 @@ pub(crate) struct SpliceArgs {
     #[arg(long, value_enum, value_name = "WAY")]
     pub(crate) mechanism: Option<MechanismArg>,
     /// Say which mechanism served and why better ones did not
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
+}
+
+/// Arguments of `syscall`.
+#[derive(Debug, Args)]
+pub(crate) struct SyscallArgs {
+    /// The process in whose memory the call is made
+    #[arg(value_name = "PID", value_parser = parse_pid)]
+    pub(crate) pid: i32,
+    /// Name or number of the call on x86-64
+    #[arg(value_name = "CALL", value_parser = syscall::parse_call)]
+    pub(crate) call: Call,
+    /// Up to six: a number (4096, 0x1000, 64K, -1), constants (PROT_READ|PROT_WRITE), str:TEXT (address of
+    /// TEXT and a NUL), in:HEX or in:@FILE (address of these bytes), out:LEN (address of LEN zeros, shown after the
+    /// call), iov:ADDR+LEN,... (address of an array of struct iovec), fd:PATH or fd:N (a descriptor of farspace)
+    #[arg(value_name = "ARG", num_args = 0..=6, allow_negative_numbers = true)]
+    #[arg(value_parser = syscall::parse_argument)]
+    pub(crate) args: Vec<Argument>,
+    /// Make calls that are not on memory, too; those that would harm the target or the agent never are
+    #[arg(long)]
+    pub(crate) any: bool,
+    /// Say for how long a thread of the target was held
     #[arg(short, long)]
     pub(crate) verbose: bool,
     #[command(flatten)]

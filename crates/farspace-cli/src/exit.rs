@@ -21,13 +21,15 @@ pub(crate) enum Exit {
     Refused = 5,
     /// The output can't be written.
     Output = 6,
+    /// The system call that was asked for gave an errno.
+    CallFailed = 7,
     /// Ended by a signal.
     Interrupted = 130,
 }
 
 impl Exit {
     /// Every code, in order.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Ok,
         Self::Failed,
         Self::Usage,
@@ -35,6 +37,7 @@ impl Exit {
         Self::Permission,
         Self::Refused,
         Self::Output,
+        Self::CallFailed,
         Self::Interrupted,
     ];
 
@@ -55,6 +58,7 @@ impl Exit {
                 "the target can't be visited now: traced by another, 32-bit, stuck in the kernel"
             }
             Self::Output => "the output can't be written: exists, no space, read-only, closed pipe or socket",
+            Self::CallFailed => "syscall: the call was made and returned an errno, which is printed",
             Self::Interrupted => "interrupted by a signal (Ctrl-C); nothing is left behind",
         }
     }
@@ -83,7 +87,7 @@ mod tests {
     #[test]
     fn codes_are_what_the_readme_says() {
         let codes: Vec<u8> = Exit::ALL.iter().map(|e| e.code()).collect();
-        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 130]);
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 130]);
     }
 
     #[test]

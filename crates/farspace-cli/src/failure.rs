@@ -109,6 +109,18 @@ impl fmt::Display for StdoutClosed {
 
 impl std::error::Error for StdoutClosed {}
 
+/// A system call in the target was made and failed: its result is printed already.
+#[derive(Debug)]
+pub(crate) struct CallFailed;
+
+impl fmt::Display for CallFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the system call failed")
+    }
+}
+
+impl std::error::Error for CallFailed {}
+
 /// The text of an OS error without Rust's "(os error N)".
 pub(crate) fn errno_text(error: &io::Error) -> String {
     without_os_error(error.to_string())
@@ -141,6 +153,9 @@ fn output_advice(errno: Errno) -> Option<&'static str> {
 pub(crate) fn report(error: &anyhow::Error) -> Exit {
     if error.is::<StdoutClosed>() {
         return Exit::Ok;
+    }
+    if error.is::<CallFailed>() {
+        return Exit::CallFailed;
     }
     eprint_line(&without_os_error(format!("{error:#}")));
     error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map_or(Exit::Failed, |f| f.exit)

@@ -21,6 +21,7 @@ mod output;
 mod progress;
 mod range;
 mod sink;
+mod syscall;
 mod table;
 mod units;
 

@@ -23,6 +23,18 @@ pub(crate) fn examples(command: &str) -> &'static [(&'static str, &'static str)]
             ("farspace splice 1234 7f00a000-7f00c000 -o - | sha256sum", "a line of /proc/PID/maps, hashed"),
             ("farspace splice 1234 0x7f0000000000+1G -o tcp:host:9000", "1 GiB to another host, uncopied"),
         ],
+        "syscall" => &[
+            (
+                "farspace syscall 1234 mmap 0 64K 'PROT_READ|PROT_WRITE' 'MAP_PRIVATE|MAP_ANONYMOUS' -1",
+                "map 64 KiB in process 1234; its address is printed",
+            ),
+            ("farspace syscall 1234 madvise 0x7f0000000000 1G MADV_PAGEOUT", "page out 1 GiB of it"),
+            (
+                "farspace syscall 1234 write fd:part.bin 0x7f0000001000 4096",
+                "write a page of it to an existing file",
+            ),
+            ("farspace syscall 1234 mincore 0x7f0000000000 64K out:16 --json", "which pages are resident"),
+        ],
         "doctor" => &[
             ("farspace doctor", "what works here, what that means, how to get the rest"),
             ("farspace doctor --json | jq '.capabilities[] | select(.found != \"yes\")'", "what is missing"),

@@ -81,20 +81,26 @@ fn blocking_calls() {
 }
 
 fn disturb(mut victim: Victim) -> Result<(), Failure> {
-    let broken = |(code, message): (i32, String)| Failure::Broken(format!("exit {code}: {message}"));
-    let mut visits = Vec::new();
-    for _ in 0..4 {
-        visits.push(Visit::splice(victim.pid()).map_err(broken)?);
-    }
-    for level in LEVELS {
-        visits.push(Visit::dump(victim.pid(), level).map_err(broken)?);
-    }
+    let visits = match visit_often(victim.pid()) {
+        Ok(visits) => visits,
+        Err((code, message)) => {
+            // A target that has ended has said why.
+            victim.release()?;
+            victim.finish()?;
+            return Err(Failure::Broken(format!("exit {code}: {message}")));
+        }
+    };
     victim.release()?;
     victim.finish()?;
     match visits.iter().find(|visit| visit.mechanism != "agent") {
         Some(visit) => Err(Failure::Broken(format!("by {}: {}", visit.mechanism, visit.reasons))),
         None => Ok(()),
     }
+}
+
+fn visit_often(pid: i32) -> Result<Vec<Visit>, (i32, String)> {
+    let splices = (0..4).map(|_| Visit::splice(pid));
+    splices.chain(LEVELS.into_iter().map(|level| Visit::dump(pid, level))).collect()
 }
 
 /// Its only thread is in state D until the child execs or ends.

@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use crate::origin::Origin;
 use crate::output::Output;
 use crate::plan::{self, Planned, Selection, Undumped};
+use crate::program::Program;
 use crate::write::Writer;
 use crate::{DumpOptions, DumpReport, Error, Filter, Level, Progress, Result, census};
 
@@ -56,10 +57,15 @@ fn capture(
     }
     farspace_sys::memory::check_access(pid)?;
     let output = Output::create(path, options.overwrite)?;
+    let program = Program::of(pid);
     let visit = Visit { pid, was_stopped: status.state == 'T', begin };
     visit.dump(output, path, options, progress).map_err(|error| match error {
         // It was there a moment ago.
         Error::Target(error) if error.errno() == Errno::SRCH => Error::Gone { pid },
+        // Whatever can't be had in the middle of an exec.
+        Error::Target(_) | Error::Layout { .. } | Error::NoSnapshot { .. } if !program.still_runs() => {
+            Error::Gone { pid }
+        }
         error => error,
     })
 }

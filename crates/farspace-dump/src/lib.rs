@@ -8,6 +8,7 @@
 //! | `capture` | the order of events at each level: what happens while the target is stopped |
 //! | `census` | what /proc says of the process and its threads |
 //! | `plan` | which mappings go into the core, and which of their pages exist |
+//! | `program` | whether it is still the same program |
 //! | `origin` | where pages are had from: the target or its snapshot |
 //! | `write` | moving the pages into the file |
 //! | `output` | a file that has its name only when it is complete |
@@ -21,6 +22,7 @@ mod options;
 mod origin;
 mod output;
 mod plan;
+mod program;
 mod report;
 mod write;
 

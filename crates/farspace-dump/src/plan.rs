@@ -60,7 +60,7 @@ pub(crate) fn read(pid: i32, selection: Selection, memory: &Memory) -> Result<Ve
         while details.peek().is_some_and(|d| d.start < mapping.start.0) {
             details.next();
         }
-        let detail = details.next_if(|d| d.start == mapping.start.0).unwrap_or_default();
+        let detail = details.next_if(|d| d.start == mapping.start.0).unwrap_or_else(|| Details::of(&mapping));
         planned.push(Planned::new(mapping, detail, selection, memory));
     }
     Ok(planned)
@@ -121,7 +121,9 @@ impl Planned {
     /// The runs of pages to write: those that exist, of memory without a file; all, of files.
     pub(crate) fn runs(&self, pagemap: &mut Pagemap) -> Result<Vec<RemoteIoVec>> {
         let whole = RemoteIoVec { base: self.mapping.start, len: self.dumped_bytes };
-        if !self.traits.is_anonymous && !self.traits.is_unreadable {
+        // [vsyscall] is above the addresses that a page map covers.
+        let is_special = self.vma.backing == Backing::Special;
+        if is_special || !self.traits.is_anonymous && !self.traits.is_unreadable {
             return Ok(if whole.len > 0 { vec![whole] } else { Vec::new() });
         }
         let mut runs: Vec<RemoteIoVec> = Vec::new();
@@ -147,14 +149,14 @@ struct Details {
     is_wiped_on_fork: bool,
 }
 
-impl Default for Details {
-    fn default() -> Self {
-        // Nothing known: as if written to, so that it isn't left out.
-        Self { start: 0, flags: VmFlags::READ, is_written: true, is_wiped_on_fork: false }
-    }
-}
-
 impl Details {
+    /// What a line of maps says by itself. The rest isn't known: as if written to, so that it isn't left out.
+    fn of(mapping: &Mapping) -> Self {
+        let mut flags = VmFlags::empty();
+        flags.set(VmFlags::READ, mapping.permissions[0] == b'r');
+        Self { start: mapping.start.0, flags, is_written: true, is_wiped_on_fork: false }
+    }
+
     fn read(pid: i32) -> Vec<Self> {
         let Ok(file) = File::open(format!("/proc/{pid}/smaps")) else { return Vec::new() };
         let mut details: Vec<Self> = Vec::new();
@@ -174,7 +176,8 @@ impl Details {
                     let start =
                         range.split_once('-').and_then(|(start, _)| u64::from_str_radix(start, 16).ok());
                     if let Some(start) = start {
-                        details.push(Self { start, is_written: false, ..Self::default() });
+                        let flags = VmFlags::READ;
+                        details.push(Self { start, flags, is_written: false, is_wiped_on_fork: false });
                     }
                 }
                 _ => {}
@@ -222,6 +225,28 @@ mod tests {
         let vdso = planned.iter().find(|p| p.mapping.name == b"[vdso]").expect("there is one");
         assert!(!vdso.traits.is_anonymous && vdso.dumped_bytes > 0);
         assert!(planned.iter().all(|p| find(&planned, &p.mapping).is_some()));
+    }
+
+    #[test]
+    fn a_mapping_that_smaps_does_not_list() {
+        let memory = Memory::open(std::process::id() as i32).expect("our own");
+        let selection = Selection { filter: CoredumpFilter::all(), undumped: Undumped::Dumped };
+        let vsyscall = |permissions: &[u8; 4]| {
+            let mapping = Mapping {
+                start: RemoteAddr(0xffff_ffff_ff60_0000),
+                end: RemoteAddr(0xffff_ffff_ff60_1000),
+                permissions: *permissions,
+                offset: 0,
+                inode: 0,
+                name: b"[vsyscall]".to_vec(),
+            };
+            let details = Details::of(&mapping);
+            let planned = Planned::new(mapping, details, selection, &memory);
+            let mut pagemap = Pagemap::open(std::process::id() as i32).expect("our own");
+            planned.runs(&mut pagemap).expect("the page map isn't asked")
+        };
+        assert_eq!(vsyscall(b"--xp"), []);
+        assert_eq!(total(&vsyscall(b"r-xp")), 4096);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use farspace_abi::RemoteAddr;
 use farspace_abi::vcpu::{AREA_BYTES, AREAS_OFFSET, area};
 
 use crate::arch::frame;
@@ -61,11 +60,6 @@ impl Area {
         self.word(frame.0 + field).load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_selector_in_frame(&self, frame: FrameAt, index: usize, value: u16) {
-        let at = self.offset + frame.0 + frame::SELECTORS + 2 * index;
-        self.memory.u16(at).store(value, Ordering::Relaxed);
-    }
-
     /// Where the vector state (XSAVE area) of the frame lies in the area, if it has one.
     pub(crate) fn vector_state(&self, frame: FrameAt) -> Option<VectorAt> {
         let at = self.in_frame(frame, frame::FPSTATE).wrapping_sub(self.address);
@@ -82,16 +76,12 @@ impl Area {
         let len = bytes.len().min(vector.room);
         self.memory.put(self.offset + vector.at, &bytes[..len]);
     }
-
-    pub(crate) fn frame_address(&self, frame: FrameAt) -> RemoteAddr {
-        RemoteAddr(self.address + frame.0 as u64)
-    }
 }
 
 /// An XSAVE area within the area.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct VectorAt {
-    at: usize,
+    pub(crate) at: usize,
     pub(crate) room: usize,
 }
 

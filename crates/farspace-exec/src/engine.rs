@@ -142,7 +142,7 @@ fn program() -> std::result::Result<OwnedFd, Errno> {
 }
 
 /// AT_HWCAP2 bit 1 (arch/x86/include/uapi/asm/hwcap2.h): rdfsbase and wrfsbase in user mode, Linux 5.9.
-fn require_fsgsbase() -> Result<()> {
+pub(crate) fn require_fsgsbase() -> Result<()> {
     // SAFETY: reads the auxiliary vector of this process.
     if unsafe { libc::getauxval(libc::AT_HWCAP2) } & 2 == 0 {
         return Err(Error::Unsupported { missing: "the FSGSBASE instructions (Linux 5.9, Ivy Bridge)" });

@@ -10,8 +10,9 @@
 //! | `space` | mappings, copies, forks |
 //! | `steward`, `orders` | system calls in a space, on orders that the guest can't forge |
 //! | `patching`, `maps` | hot system call sites are rewritten, and put back when their code changes |
-//! | `vcpu`, `birth`, `area`, `wait` | running a guest: events, registers, and waiting without burning a CPU |
+//! | `vcpu`, `birth`, `area`, `wait`, `pace` | running a guest: events, registers, and waiting without burning a CPU |
 //! | `memory` | the memory file of a space |
+//! | `foreign` | guests in the address space of a process that runs already |
 //! | `arch/x86_64` | the stub's code, its filter, and the layout of signal frames |
 
 #[cfg(target_arch = "x86_64")]
@@ -22,9 +23,11 @@ mod birth;
 mod engine;
 mod error;
 mod event;
+mod foreign;
 mod maps;
 mod memory;
 mod orders;
+mod pace;
 mod patching;
 mod regs;
 mod space;
@@ -37,7 +40,8 @@ pub use error::{Error, Result};
 pub use event::{ARCH_I386, ARCH_X86_64, Access, Event, Fault, Route, Syscall};
 pub use farspace_abi::RemoteAddr;
 pub use farspace_abi::vcpu::{MAX_VCPUS, RESERVED_BASE, RESERVED_END};
+pub use foreign::{Context, ForeignSpace, ForeignVcpu, Outcome, Place, Signals, Task, Unborn, Vector};
+pub use pace::Placement;
 pub use regs::{Reg, Registers};
 pub use space::{Protection, Sharing, Space};
 pub use vcpu::{Interrupter, Vcpu};
-pub use wait::Placement;

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use farspace_abi::vcpu::{AREA_BYTES, AREAS_OFFSET, MAX_VCPUS};
 use rustix::fs::{MemfdFlags, SealFlags, ftruncate, memfd_create};
@@ -52,18 +52,13 @@ impl SpaceMemory {
         unsafe { self.address.add(offset).cast() }
     }
 
-    pub(crate) fn u16(&self, offset: usize) -> &AtomicU16 {
-        // SAFETY: in bounds and aligned (`at`); lives as long as the value; only accessed through atomics.
-        unsafe { AtomicU16::from_ptr(self.at(offset)) }
-    }
-
     pub(crate) fn u32(&self, offset: usize) -> &AtomicU32 {
-        // SAFETY: as in `u16`.
+        // SAFETY: in bounds and aligned (`at`); lives as long as the value; only accessed through atomics.
         unsafe { AtomicU32::from_ptr(self.at(offset)) }
     }
 
     pub(crate) fn u64(&self, offset: usize) -> &AtomicU64 {
-        // SAFETY: as in `u16`.
+        // SAFETY: as in `u32`.
         unsafe { AtomicU64::from_ptr(self.at(offset)) }
     }
 

@@ -81,11 +81,6 @@ impl Orders {
         ORDERS + (orders::DATA + offset) as u64
     }
 
-    /// The address that data put in next will have.
-    pub(crate) fn next_data(&self) -> u64 {
-        ORDERS + (orders::DATA + self.data.len().next_multiple_of(16)) as u64
-    }
-
     /// Writes everything to the page of orders; the steward looks once it is woken.
     pub(crate) fn publish(&self, memory: &SpaceMemory, number: u32) {
         assert!(self.steps.len() < orders::MAX_STEPS, "orders are short");

@@ -1,9 +1,10 @@
 //! A created address space: mappings, copies, forks.
 
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use farspace_abi::RemoteAddr;
 use farspace_abi::vcpu::{
@@ -22,6 +23,9 @@ use crate::patching::{Patching, REGISTER_SYNC_CORE};
 use crate::steward::{Line, RECEIVED, Steward, receive};
 use crate::vcpu::Vcpu;
 use crate::{Error, Result};
+
+/// How long a killed task may take to end.
+const END: Duration = Duration::from_secs(10);
 
 bitflags::bitflags! {
     /// What the guest may do with memory (mmap(2)).
@@ -60,7 +64,7 @@ pub(crate) struct Inner {
     pub(crate) steward: Mutex<Steward>,
     pub(crate) memory: Arc<SpaceMemory>,
     pub(crate) mem: Memory,
-    slots: Mutex<[bool; MAX_VCPUS]>,
+    slots: Mutex<[Slot; MAX_VCPUS]>,
     pub(crate) patching: Mutex<Patching>,
     /// Changes whenever code is rewritten.
     pub(crate) epoch: AtomicU32,
@@ -86,7 +90,7 @@ impl Space {
         orders.must(libc::SYS_close_range, &[RECEIVED, u64::from(u32::MAX), 0], 0);
         orders.must(libc::SYS_munmap, &[AREAS, RESERVED_END - AREAS], 0);
         orders.jump(STEWARD_CODE, 0, 0);
-        let fds = [std::os::fd::AsFd::as_fd(&far.socket), line.memory.fd(), line.bell()];
+        let fds = [far.socket.as_fd(), line.memory.fd(), line.bell()];
         // Held until the child has left its parent's orders, which are in the page that the next ones go to.
         let mut parent = parent.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = parent.order_with(&orders, &fds, OPERATION)? as i32;
@@ -102,7 +106,7 @@ impl Space {
                 steward: Mutex::new(steward),
                 memory,
                 mem,
-                slots: Mutex::new([false; MAX_VCPUS]),
+                slots: Mutex::new([const { Slot::Free }; MAX_VCPUS]),
                 epoch: AtomicU32::new(patching.first_epoch()),
                 patching: Mutex::new(patching),
                 running: [const { AtomicBool::new(false) }; MAX_VCPUS],
@@ -231,7 +235,7 @@ impl Space {
         let mut steward = self.inner.steward();
         match self.start(&mut steward, index, OPERATION) {
             // The lock is held until the new task has left the orders. From here on the slot is the vCPU's to give back.
-            Ok(pid) => Vcpu::new(&self.inner, index, pid),
+            Ok(pid) => Vcpu::new(&self.inner, index, pid, steward.pace_of_child(pid)),
             Err(error) => {
                 self.inner.free_slot(index);
                 Err(error)
@@ -297,14 +301,32 @@ impl Inner {
 
     fn take_slot(&self) -> Option<usize> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = slots.iter().position(|taken| !taken)?;
-        slots[free] = true;
+        let free = slots.iter().position(|slot| !matches!(slot, Slot::Taken))?;
+        if let Slot::Left(pidfd) = std::mem::replace(&mut slots[free], Slot::Taken) {
+            // It was killed; its end writes to the area.
+            pidfd::wait_end(pidfd.as_fd(), END);
+        }
         Some(free)
     }
 
     pub(crate) fn free_slot(&self, index: usize) {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)[index] = false;
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)[index] = Slot::Free;
     }
+
+    /// Gives back the slot of a task that was killed and may not have ended yet.
+    pub(crate) fn leave_slot(&self, index: usize, pidfd: Arc<OwnedFd>) {
+        self.running[index].store(false, Ordering::SeqCst);
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)[index] = Slot::Left(pidfd);
+    }
+}
+
+/// The place of a vCPU.
+#[derive(Debug)]
+enum Slot {
+    Free,
+    Taken,
+    /// Its task was killed.
+    Left(Arc<OwnedFd>),
 }
 
 /// `struct user_desc` (modify_ldt(2)): a flat data segment, so that the selector can be loaded.

@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use farspace_abi::RemoteAddr;
-use farspace_abi::vcpu::{KICK, VCPU_CODE, area, area_of, command};
+use farspace_abi::vcpu::{KICK, area, area_of, command};
 use farspace_patch::arch::x86_64::traps::faulting_address;
 use farspace_sys::pidfd;
 use rustix::io::Errno;
-use rustix::process::Pid;
 
-use crate::arch::{VcpuCode, frame};
+use crate::arch::frame;
 use crate::area::{Area, FrameAt, framed, patched};
 use crate::engine::CAUGHT;
 use crate::event::{ARCH_I386, ARCH_X86_64, Event, Fault, Route, Syscall};
+use crate::pace::{PATIENCE, Pace, Placement};
 use crate::patching::Place;
 use crate::regs::{Reg, Registers};
 use crate::space::Inner;
-use crate::wait::{self, Placement, Run, Tether};
+use crate::wait::{self, Run};
 use crate::{Error, Result};
 
 /// How long a task may take to start, or to answer where no guest code is involved.
@@ -31,12 +31,6 @@ const KICK_AGAIN: Duration = Duration::from_millis(5);
 /// How often a sleeping engine looks whether the task still lives, should the kernel not have told.
 const LOOK_ALIVE: Duration = Duration::from_secs(5);
 
-/// How long an engine sleeps before it takes the guest for one that computes.
-const FIRST_SLEEP: Duration = Duration::from_millis(2);
-
-/// CS and SS of 64-bit user code (arch/x86/include/asm/segment.h).
-const USER_CS: u16 = 0x33;
-const USER_SS: u16 = 0x2b;
 /// RFLAGS.TF
 const TRAP_FLAG: u64 = 1 << 8;
 /// SYS_USER_DISPATCH and SYS_SECCOMP (include/uapi/asm-generic/siginfo.h).
@@ -62,7 +56,7 @@ pub struct Vcpu {
     /// Commands and looks as the stub has them.
     told: (u32, u32),
     placement: Placement,
-    tether: Tether,
+    pace: Pace,
     /// Of the space's code, when the guest stopped.
     epoch: u32,
     /// RIP was set since: it may be in code that was rewritten.
@@ -109,7 +103,7 @@ fn send_kick(pidfd: &OwnedFd) {
 
 impl Vcpu {
     /// Waits for a new task to come up; its first frame is that of the trap it starts with.
-    pub(crate) fn new(space: &Arc<Inner>, index: usize, pid: i32) -> Result<Self> {
+    pub(crate) fn new(space: &Arc<Inner>, index: usize, pid: i32, pace: Pace) -> Result<Self> {
         let pidfd = pidfd::open(pid).map_err(|_| {
             space.free_slot(index);
             Error::Ended { pid }
@@ -126,20 +120,31 @@ impl Vcpu {
             commands: 0,
             told: (u32::MAX, 0),
             placement: Placement::Auto,
-            tether: Tether::default(),
+            pace,
             epoch: 0,
             is_moved: true,
             fruitless: 0,
             retried: None,
         };
-        vcpu.await_event(0, Some(PROMPT))?;
-        vcpu.accept()?;
-        if crate::birth::filters(pid).is_ok_and(|filters| filters <= space.root.filters) {
-            return Err(vcpu.damaged("the start of a vCPU that has not started"));
+        if let Err(error) = vcpu.come_up() {
+            // The caller gives the steward other orders next: nobody may still be reading these.
+            vcpu.lose();
+            pidfd::wait_end(vcpu.pidfd.as_fd(), PROMPT);
+            return Err(error);
         }
         // A clean start: nothing of the stub's in the registers.
         vcpu.set_registers(&Registers::default());
         Ok(vcpu)
+    }
+
+    fn come_up(&mut self) -> Result<()> {
+        self.await_event(0, Some(PROMPT))?;
+        self.accept()?;
+        // Another thread of the guest can say so in its place.
+        if crate::birth::filters(self.pid).is_ok_and(|filters| filters <= self.space.root.filters) {
+            return Err(self.damaged("the start of a vCPU that has not started"));
+        }
+        Ok(())
     }
 
     /// The task's pid.
@@ -167,17 +172,12 @@ impl Vcpu {
         if self.state == State::Lost {
             return Err(Error::Ended { pid: self.pid });
         }
-        let run = Run::begin(self.placement);
-        let task = Pid::from_raw(self.pid);
-        match task {
-            Some(task) if run.is_crowded() && self.placement != Placement::Apart => self.tether.tie(task),
-            Some(task) => self.tether.loosen(task),
-            None => {}
-        }
+        let run = Run::begin();
+        let looks = self.pace.begin(&run, self.placement);
         loop {
             self.settle()?;
-            self.resume(run.looks());
-            self.await_event(run.looks(), timeout)?;
+            self.resume(looks);
+            self.await_event(looks, timeout)?;
             self.accept()?;
             let event = self.classify()?;
             self.space.running[self.index].store(false, Ordering::Release);
@@ -416,16 +416,20 @@ impl Vcpu {
         let event = self.area.word(area::EVENT);
         for _ in 0..looks {
             if event.load(Ordering::Acquire) != self.event {
+                self.pace.hit();
                 return Ok(());
             }
             std::hint::spin_loop();
+        }
+        if looks > 0 {
+            self.pace.miss();
         }
         // The clock is only looked at once it takes longer.
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let asleep = self.area.word(area::ENGINE_ASLEEP);
         let mut kicked: Option<Instant> = None;
         let mut begin = None;
-        let mut patience = FIRST_SLEEP;
+        let mut patience = PATIENCE;
         asleep.store(area::ASLEEP_ON_FUTEX, Ordering::SeqCst);
         let outcome = loop {
             if event.load(Ordering::SeqCst) != self.event {
@@ -446,16 +450,13 @@ impl Vcpu {
             if begin.is_some() && pidfd::wait_end(self.pidfd.as_fd(), Duration::ZERO) {
                 break Err(Error::Ended { pid: self.pid });
             }
-            if begin.is_some()
-                && let Some(task) = Pid::from_raw(self.pid)
-            {
+            if begin.is_some() {
                 // A guest that computes may be better off elsewhere.
-                self.tether.untie(task);
+                self.pace.untie();
             }
             let (slice, until) = match begin {
                 _ if kicked.is_some() => (KICK_AGAIN, None),
-                None => (FIRST_SLEEP, deadline),
-                Some(()) => (patience, deadline),
+                _ => (patience, deadline),
             };
             // A guest can make the stub believe that nobody sleeps here: that delays it by what it took already.
             patience = (patience * 2).min(LOOK_ALIVE);
@@ -614,19 +615,11 @@ impl Vcpu {
 impl Drop for Vcpu {
     fn drop(&mut self) {
         pidfd::kill(self.pidfd.as_fd());
-        if pidfd::wait_end(self.pidfd.as_fd(), PROMPT) {
-            self.space.running[self.index].store(false, Ordering::SeqCst);
-            self.space.free_slot(self.index);
-        }
+        self.space.leave_slot(self.index, Arc::clone(&self.pidfd));
     }
 }
 
 /// Whether a register is in the first line of the area after a system call.
 const fn is_in_line(reg: Reg) -> bool {
     matches!(reg, Reg::Rax | Reg::Rdi | Reg::Rsi | Reg::Rdx | Reg::R10 | Reg::R8 | Reg::R9)
-}
-
-/// True for an address in the vCPUs' own code.
-fn in_stub(rip: u64) -> bool {
-    rip.wrapping_sub(VCPU_CODE) < VcpuCode::get().bytes.len() as u64
 }

@@ -4,93 +4,35 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::Pid;
-use rustix::thread::{CpuSet, futex, sched_getaffinity, sched_setaffinity};
+use rustix::thread::futex;
 
 /// How often either side looks before it sleeps, some 20 us.
-const LOOKS: u32 = 500;
+pub(crate) const LOOKS: u32 = 500;
 /// Guests that run now, in this process.
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
-
-/// Where a vCPU runs, relative to the thread that runs it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Placement {
-    /// Apart and looking for each other while there are CPUs enough for all that run, together otherwise.
-    #[default]
-    Auto,
-    /// On the thread's own CPU: a hand-off is a context switch, and no CPU is spent on looking.
-    Together,
-    /// Wherever the scheduler puts it; both sides look for each other while there are CPUs enough.
-    Apart,
-}
 
 /// A guest that runs; it counts while this lives.
 #[derive(Debug)]
 pub(crate) struct Run {
-    is_crowded: bool,
+    looks: u32,
 }
 
 impl Run {
-    pub(crate) fn begin(placement: Placement) -> Self {
+    /// Counts one more; it may look if each running guest and each waiting thread can have a CPU of its own.
+    pub(crate) fn begin() -> Self {
         let running = RUNNING.fetch_add(1, Ordering::Relaxed) + 1;
-        Self { is_crowded: placement == Placement::Together || 2 * running > nr_cpus() }
-    }
-
-    /// True if not everyone who runs and everyone who waits can have a CPU.
-    pub(crate) fn is_crowded(&self) -> bool {
-        self.is_crowded
+        Self { looks: if 2 * running <= nr_cpus() { LOOKS } else { 0 } }
     }
 
     /// How often to look before sleeping.
     pub(crate) fn looks(&self) -> u32 {
-        if self.is_crowded { 0 } else { LOOKS }
+        self.looks
     }
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
         RUNNING.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The CPU that a task is kept on.
-#[derive(Debug, Default)]
-pub(crate) struct Tether {
-    cpu: Option<usize>,
-    /// Runs since it was last wanted.
-    idle: u32,
-}
-
-/// Runs after which a tether that isn't wanted any more is let go: it costs a system call each time.
-const PATIENCE: u32 = 64;
-
-impl Tether {
-    /// Moves the task to the calling thread's CPU.
-    pub(crate) fn tie(&mut self, task: Pid) {
-        let cpu = rustix::thread::sched_getcpu();
-        self.idle = 0;
-        if self.cpu != Some(cpu) {
-            let mut only = CpuSet::new();
-            only.set(cpu);
-            self.cpu = sched_setaffinity(Some(task), &only).is_ok().then_some(cpu);
-        }
-    }
-
-    /// Lets the task run anywhere, if that was wanted for a while.
-    pub(crate) fn loosen(&mut self, task: Pid) {
-        self.idle += 1;
-        if self.cpu.is_some() && self.idle > PATIENCE {
-            self.untie(task);
-        }
-    }
-
-    /// Lets the task run where the calling thread may.
-    pub(crate) fn untie(&mut self, task: Pid) {
-        if self.cpu.take().is_some()
-            && let Ok(all) = sched_getaffinity(None)
-        {
-            let _ = sched_setaffinity(Some(task), &all);
-        }
     }
 }
 

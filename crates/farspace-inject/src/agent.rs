@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use farspace_abi::boot::placement;
+use farspace_abi::boot::{AGENT_SOCKET_FD, placement};
 use farspace_abi::mailbox::{self, op};
 use farspace_abi::region::REGION_BYTES;
 use farspace_sys::memory::Memory;
@@ -76,6 +76,16 @@ impl Agent {
         self.placement == placement::THREAD
     }
 
+    /// True if the agent has a tracer, which suspends the target's seccomp filter for it and for what it clones.
+    pub fn is_traced(&self) -> bool {
+        self.keeper.is_some()
+    }
+
+    /// The host's end of the agent's socket: the agent leaves once all copies of it are closed.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
     /// True if there is a CPU for each side to look for the other without sleeping.
     pub fn may_spin(&self) -> bool {
         self.spin > 0
@@ -118,6 +128,21 @@ impl Agent {
         send_fds(self.socket.as_fd(), &[fd]).map_err(|errno| self.error("receive a descriptor", errno))?;
         let number = pending.wait("receive a descriptor")?;
         Ok(RemoteFd { agent: Arc::clone(self), number: number as i32 })
+    }
+
+    /// Takes a descriptor that a call of the agent has made: it is moved from the agent's table to this process's,
+    /// close-on-exec.
+    ///
+    /// # Errors
+    ///
+    /// EBADF: it isn't there; EMFILE here; or the agent is gone.
+    pub fn fetch_fd(self: &Arc<Self>, number: i32) -> Result<OwnedFd> {
+        if number <= AGENT_SOCKET_FD {
+            return Err(self.error("hand over a descriptor", Errno::PROTO));
+        }
+        // Closed in the agent when this is dropped.
+        let remote = RemoteFd { agent: Arc::clone(self), number };
+        Ok(pidfd::take_fd(self.pidfd(), self.agent_pid, remote.number)?)
     }
 
     /// Makes the agent leave the target: its mappings are unmapped, its task ends. The target is not stopped.
@@ -196,6 +221,13 @@ impl Agent {
 
     pub(crate) fn error(&self, operation: &'static str, errno: Errno) -> Error {
         Error::Agent { pid: self.pid, operation, errno }
+    }
+}
+
+impl RemoteFd {
+    /// Its number in the agent's table.
+    pub fn number(&self) -> i32 {
+        self.number
     }
 }
 

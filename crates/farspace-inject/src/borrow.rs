@@ -163,6 +163,9 @@ impl Borrowed {
         let thread = running.wait_interrupted(deadline)?;
         if thread.registers()?.instruction() == self.resume.restarted().instruction() {
             thread.set_registers(&self.resume)?;
+        } else {
+            // It was faster, and is in another call by now.
+            hide_stop(thread.tid(), &thread)?;
         }
         Ok(thread.detach()?)
     }

@@ -81,6 +81,11 @@ impl Error {
         Self::Refused { pid, refusal }
     }
 
+    /// What this process lacks for a visit.
+    pub(crate) fn host(pid: i32, errno: Errno) -> Self {
+        Self::Sys(sys::Error::new("prepare a visit", pid, errno))
+    }
+
     /// The nearest errno.
     pub fn errno(&self) -> Errno {
         match self {

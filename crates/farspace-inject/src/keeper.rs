@@ -8,16 +8,16 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use farspace_sys::ptrace::{
     Block, EVENT_STOP, EXIT_KILL, Event, SUSPEND_SECCOMP, Stopped, TRACE_CLONE, TRACE_SYSGOOD, next_event,
 };
+use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::exit::Exit;
-use crate::infect::Placed;
-use crate::{Agent, Result, infect};
+use crate::{Error, Result, kick};
 
 /// Options for the borrowed thread once it is stopped: what it clones is traced, too, and has the filter suspended
 /// as well. (Not before: it might be about to clone something of its own.)
@@ -29,6 +29,7 @@ const OURS: u32 = BORROWED | EXIT_KILL;
 #[derive(Debug)]
 pub(crate) struct Keeper {
     ending: Arc<AtomicBool>,
+    kicked: Arc<AtomicBool>,
 }
 
 impl Keeper {
@@ -38,17 +39,27 @@ impl Keeper {
         // The tracer sees the stop and does the rest. ESRCH: it is gone already.
         let _ = rustix::process::pidfd_send_signal(agent, Signal::STOP);
     }
+
+    /// Has the agent's call interrupted by its tracer; returns at once.
+    pub(crate) fn kick(&self, agent: BorrowedFd<'_>) {
+        self.kicked.store(true, Ordering::SeqCst);
+        let _ = rustix::process::pidfd_send_signal(agent, Signal::STOP);
+    }
 }
 
-/// Places an agent from a thread that goes on tracing it.
-pub(crate) fn place(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
+/// Places an agent from a thread that goes on tracing it until it ends as the [`Exit`] says.
+pub(crate) fn on_kept_thread<T: Send + 'static>(
+    pid: i32,
+    place: impl FnOnce(Keeper) -> Result<(T, Exit)> + Send + 'static,
+) -> Result<T> {
     let (sender, receiver) = mpsc::channel();
     let ending = Arc::new(AtomicBool::new(false));
-    let keeper = Keeper { ending: Arc::clone(&ending) };
-    let work = move || match infect::place(pid, timeout, Some(keeper)) {
-        Ok(Placed { agent, held, exit }) => {
-            let _ = sender.send(Ok((agent, held)));
-            keep(exit, &ending);
+    let kicked = Arc::new(AtomicBool::new(false));
+    let keeper = Keeper { ending: Arc::clone(&ending), kicked: Arc::clone(&kicked) };
+    let work = move || match place(keeper) {
+        Ok((placed, exit)) => {
+            let _ = sender.send(Ok(placed));
+            keep(exit, &ending, &kicked);
         }
         Err(error) => {
             let _ = sender.send(Err(error));
@@ -61,7 +72,7 @@ pub(crate) fn place(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration
         }
     };
     let spawned = std::thread::Builder::new().name("farspace-keeper".to_owned()).spawn(work);
-    let gone = || infect::host_error(pid, rustix::io::Errno::AGAIN);
+    let gone = || Error::host(pid, Errno::AGAIN);
     spawned.map_err(|_| gone())?;
     receiver.recv().map_err(|_| gone())?
 }
@@ -73,12 +84,13 @@ pub(crate) fn run_until<T>(
     mut done: impl FnMut() -> Result<Option<T>>,
 ) -> Result<Option<T>> {
     loop {
+        let now = Instant::now();
         match next_event(Block::No)? {
             Some(Event::Stopped(thread)) => pass_on(thread, borrowed),
             Some(Event::Ended(_)) => {}
             None => match done()? {
                 Some(result) => return Ok(Some(result)),
-                None if Instant::now() > deadline => return Ok(None),
+                None if now > deadline => return Ok(None),
                 None => std::thread::yield_now(),
             },
         }
@@ -86,7 +98,7 @@ pub(crate) fn run_until<T>(
 }
 
 /// Traces the agent, and what it forks, until they have ended.
-fn keep(exit: Exit, ending: &AtomicBool) {
+fn keep(exit: Exit, ending: &AtomicBool, kicked: &AtomicBool) {
     while let Ok(Some(event)) = next_event(Block::Yes) {
         match event {
             Event::Stopped(agent)
@@ -94,6 +106,16 @@ fn keep(exit: Exit, ending: &AtomicBool) {
             {
                 // On failure the agent is killed with the end of this thread; the region stays.
                 let _ = exit.unmap(agent);
+            }
+            Event::Stopped(agent)
+                if agent.tid() == exit.agent_pid
+                    && agent.pending_signal() == Signal::STOP.as_raw()
+                    && kicked.swap(false, Ordering::SeqCst) =>
+            {
+                let _ = kick::interrupt(&agent);
+                if let Ok(running) = agent.resume_without_signal() {
+                    running.leave_to_events();
+                }
             }
             // A borrowed thread that has become the leader of a new program.
             Event::Stopped(thread) if thread.tid() == exit.pid => drop(thread),

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::borrow::Borrowed;
 use crate::cave::Cave;
 use crate::context::ContextBytes;
-use crate::infect::{GO_TIMEOUT, START};
+use crate::timing::{GO_TIMEOUT, START};
 use crate::{BLOB, Error, Result};
 
 /// Where the region is or will be.
@@ -64,6 +64,11 @@ impl Region {
 
     pub(crate) fn context(self) -> RemoteAddr {
         RemoteAddr(self.at.0 + CONTEXT_OFFSET as u64)
+    }
+
+    /// True for an address inside.
+    pub(crate) fn contains(self, address: RemoteAddr) -> bool {
+        address.0.wrapping_sub(self.at.0) < REGION_BYTES as u64
     }
 
     pub(crate) fn map(self, pid: i32, borrowed: Borrowed, memory: &Memory, cave: Cave) -> Result<Borrowed> {

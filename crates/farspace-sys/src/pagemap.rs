@@ -1,55 +1,30 @@
-//! Which pages of a process are there (PAGEMAP_SCAN, Documentation/admin-guide/mm/pagemap.rst).
+//! Which pages of a process are there (Documentation/admin-guide/mm/pagemap.rst).
 //!
 //! Invariants: SAFETY.md, 12.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::io::Errno;
 
+use crate::page_scan::{PAGE_IS_PFNZERO, PAGE_IS_PRESENT, PAGE_IS_SWAPPED, PageRegion, Query, scan};
 use crate::{Error, RemoteAddr, RemoteIoVec, Result};
 
 const PAGE: u64 = 4096;
 /// Ranges that one call returns at most.
 const BATCH: usize = 512;
-/// Categories (include/uapi/linux/fs.h).
-const PAGE_IS_PRESENT: u64 = 1 << 3;
-const PAGE_IS_SWAPPED: u64 = 1 << 4;
-const PAGE_IS_PFNZERO: u64 = 1 << 5;
 /// Bits of a pagemap entry.
 const ENTRY_PRESENT: u64 = 1 << 63;
 const ENTRY_SWAPPED: u64 = 1 << 62;
 
-/// `struct page_region`.
-#[derive(Clone, Copy, Default)]
-#[repr(C)]
-struct Region {
-    start: u64,
-    end: u64,
-    categories: u64,
-}
-
-/// `struct pm_scan_arg`.
-#[repr(C)]
-struct Scan {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    vec: u64,
-    vec_len: u64,
-    max_pages: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
-}
-
-/// `_IOWR('f', 16, struct pm_scan_arg)`.
-const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
-const _: () = assert!(size_of::<Scan>() == 0x60);
+/// The pages that are there: not the zero page, and any of the other two.
+const POPULATED: Query = Query {
+    flags: 0,
+    category_inverted: PAGE_IS_PFNZERO,
+    category_mask: PAGE_IS_PFNZERO,
+    category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+    return_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+};
 
 /// An open /proc/PID/pagemap.
 #[derive(Debug)]
@@ -94,40 +69,24 @@ impl Pagemap {
     }
 
     fn by_scan(&self, range: RemoteIoVec, each: &mut dyn FnMut(RemoteIoVec)) -> Result<()> {
-        let mut found = [Region::default(); BATCH];
+        let mut found = [PageRegion::default(); BATCH];
         let end = range.base.0 + range.len;
         let mut start = range.base.0;
         while start < end {
-            let mut scan = Scan {
-                size: size_of::<Scan>() as u64,
-                flags: 0,
-                start,
-                end,
-                walk_end: 0,
-                vec: found.as_mut_ptr() as u64,
-                vec_len: BATCH as u64,
-                max_pages: 0,
-                // Not the zero page, and any of the other two.
-                category_inverted: PAGE_IS_PFNZERO,
-                category_mask: PAGE_IS_PFNZERO,
-                category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-                return_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-            };
-            // SAFETY: `scan` and the array that it points to outlive the call, and the lengths are right.
-            let n = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut scan) };
-            if n < 0 {
-                match Error::last("scan the page map", self.pid) {
-                    e if e.errno == Errno::INTR => continue,
-                    e => return Err(e.at(RemoteAddr(start))),
+            let (n, walk_end) = match scan(&self.file, POPULATED, start..end, &mut found) {
+                Ok(done) => done,
+                Err(Errno::INTR) => continue,
+                Err(errno) => {
+                    return Err(Error::new("scan the page map", self.pid, errno).at(RemoteAddr(start)));
                 }
-            }
-            for region in &found[..(n as usize).min(BATCH)] {
+            };
+            for region in &found[..n] {
                 each(RemoteIoVec::new(region.start, region.end - region.start));
             }
-            if scan.walk_end <= start {
+            if walk_end <= start {
                 break;
             }
-            start = scan.walk_end;
+            start = walk_end;
         }
         Ok(())
     }

@@ -48,6 +48,14 @@ pub fn status(pid: i32) -> Result<Status> {
     })
 }
 
+/// Processor features that a thread has switched on ("shstk", "wrss"), separated by spaces; `None` where the kernel or
+/// the machine has none.
+pub fn features(pid: i32) -> Option<String> {
+    let text = read(pid, "status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("x86_Thread_features:"))?;
+    Some(line.trim().to_owned())
+}
+
 /// The threads of a process.
 ///
 /// # Errors

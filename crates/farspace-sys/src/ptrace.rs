@@ -25,6 +25,8 @@ const SYSCALL_STOP: i32 = libc::SIGTRAP | 0x80;
 /// How long a wait looks without sleeping, and how long it sleeps between looks after that.
 const SPIN: Duration = Duration::from_micros(300);
 const NAP: Duration = Duration::from_micros(50);
+/// How long a thread is waited for at least: the deadline may be over when it is asked, for want of a CPU here.
+const AT_LEAST: Duration = Duration::from_millis(20);
 
 /// PTRACE_O_TRACECLONE: children of the thread are traced, too.
 pub const TRACE_CLONE: u32 = libc::PTRACE_O_TRACECLONE as u32;
@@ -452,11 +454,12 @@ fn look(tid: i32) -> Result<Option<Status>> {
 fn wait(tid: i32, deadline: Instant) -> Result<Status> {
     let begin = Instant::now();
     loop {
+        // First the time: the last look is one after the deadline.
+        let now = Instant::now();
         if let Some(status) = look(tid)? {
             return Ok(status);
         }
-        let now = Instant::now();
-        if now >= deadline {
+        if now >= deadline.max(begin + AT_LEAST) {
             return Err(Error::new("stop a thread", tid, Errno::TIMEDOUT));
         }
         if now - begin < SPIN {

@@ -18,16 +18,23 @@ pub struct Error {
     pid: Option<i32>,
     address: Option<RemoteAddr>,
     errno: Errno,
+    /// Why, where the errno's own text and advice would mislead.
+    reason: Option<String>,
     source: Option<inject::Error>,
 }
 
 impl Error {
     pub(crate) fn new(operation: &'static str, pid: impl Into<Option<i32>>, errno: Errno) -> Self {
-        Self { operation, pid: pid.into(), address: None, errno, source: None }
+        Self { operation, pid: pid.into(), address: None, errno, reason: None, source: None }
     }
 
     pub(crate) fn at(mut self, address: RemoteAddr) -> Self {
         self.address = Some(address);
+        self
+    }
+
+    pub(crate) fn because(mut self, reason: impl Into<String>) -> Self {
+        self.reason = Some(reason.into());
         self
     }
 
@@ -88,6 +95,9 @@ impl fmt::Display for Error {
             if let Some(address) = self.address {
                 write!(f, " at {address}")?;
             }
+            if let Some(reason) = &self.reason {
+                return write!(f, ": {reason}");
+            }
             write!(f, ": {}", self.errno)?;
         }
         self.hint().map_or(Ok(()), |hint| write!(f, "; {hint}"))
@@ -117,6 +127,7 @@ impl From<inject::Error> for Error {
             pid: Some(pid),
             address,
             errno: source.errno(),
+            reason: None,
             source: Some(source),
         }
     }
@@ -129,6 +140,7 @@ impl From<farspace_sys::Error> for Error {
             pid: Some(error.pid),
             address: error.address,
             errno: error.errno,
+            reason: None,
             source: None,
         }
     }

@@ -11,6 +11,8 @@ use rustix::io::Errno;
 
 use crate::{Report, SpliceFlags, backend};
 
+pub use crate::exec::raw::{leave_idle, process_vm_exec};
+
 /// Bytes that one call moves at most (MAX_RW_COUNT, include/linux/fs.h).
 const MAX_BYTES: u64 = 0x7fff_f000;
 
@@ -114,27 +116,4 @@ fn read_own(iov: *const RemoteIoVec, nr_segs: usize) -> Result<Vec<RemoteIoVec>,
         .chunks_exact(size_of::<RemoteIoVec>())
         .map(|segment| RemoteIoVec::new(word(&segment[..8]), word(&segment[8..])))
         .collect())
-}
-
-/// process_vm_exec with the arguments of the system call, checked in the order of SPEC.
-///
-/// # Errors
-///
-/// EINVAL: unknown flag, `sizemask` isn't 8, RIP or RSP not canonical. EFAULT: one of the pointers. ESRCH: no such
-/// process. EPERM: no ptrace access. ENOMEM. EOPNOTSUPP: a state that can't be visited safely, or a system call that
-/// isn't allowed. EINTR: a signal that isn't in the mask was handled; the context is saved, so the call can be made again.
-///
-/// # Safety
-///
-/// `context` and `info` must be the caller's to write to, if they are valid; they and `mask` may point anywhere.
-pub unsafe fn process_vm_exec(
-    pid: i32,
-    context: *mut farspace_abi::exec::SigContext,
-    flags: u64,
-    info: *mut farspace_abi::exec::SigInfo,
-    mask: *const u64,
-    sizemask: usize,
-) -> Result<(), Errno> {
-    let _ = (pid, context, flags, info, mask, sizemask);
-    Err(Errno::NOSYS)
 }

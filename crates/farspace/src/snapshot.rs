@@ -10,8 +10,9 @@ use farspace_sys::{pidfd, process};
 use rustix::io::Errno;
 
 use crate::share::FarCopy;
+use crate::sink::Sink;
 use crate::target::BoundedPipe;
-use crate::transfer::{Progress, Sink, Source, Transfer};
+use crate::transfer::{Progress, Source, Transfer};
 use crate::{Error, Result};
 
 /// A forked child of the agent that holds the address space as it was, and does nothing else.

@@ -13,7 +13,8 @@ use farspace_sys::{memory, pipe};
 use rustix::io::Errno;
 
 use crate::share::FarCopy;
-use crate::transfer::{Progress, Sink, Source, Transfer};
+use crate::sink::Sink;
+use crate::transfer::{Progress, Source, Transfer};
 use crate::{Error, Mechanism, Report, Result, Snapshot, SpliceFlags, copy};
 
 /// How to attach.
@@ -136,6 +137,14 @@ impl Target {
         self.pid
     }
 
+    /// The agent, if that is the mechanism.
+    pub(crate) fn resident(&self) -> Option<&Arc<Agent>> {
+        match &self.reach {
+            Reach::Agent(agent) => Some(agent),
+            _ => None,
+        }
+    }
+
     /// Which mechanism is in use, and why not a better one.
     pub fn report(&self) -> &Report {
         &self.report
@@ -235,6 +244,19 @@ impl Target {
                 Snapshot::fork(self.pid, agent, pipe)
             }
             _ => Err(Error::new("fork a snapshot without an agent", self.pid, Errno::OPNOTSUPP)),
+        }
+    }
+
+    /// The agent, for what can't be done without one.
+    pub(crate) fn agent(&self, operation: &'static str) -> Result<&Arc<Agent>> {
+        match &self.reach {
+            Reach::Agent(agent) => Ok(agent),
+            _ => {
+                let error = Error::new(operation, self.pid, Errno::OPNOTSUPP);
+                let why = self.report.reasons.iter().find_map(|reason| reason.strip_prefix("agent: "));
+                let why = why.unwrap_or("another mechanism was asked for").to_owned();
+                Err(error.because(format!("that takes an agent in the target, and there is none: {why}")))
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Moving ranges into a file or a socket: page by page through a bounded pipe, or by copy.
 
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,129 +10,27 @@ use farspace_abi::{RemoteAddr, RemoteIoVec};
 use farspace_inject::{self as inject, Agent, Channel, Pending};
 use farspace_sys::memory::{self, Memory};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::AddressFamily;
 use rustix::pipe::{SpliceFlags, splice};
 
+use crate::send::Send;
 use crate::share::{FarCopy, Work, locate};
+use crate::sink::{Sink, wait_for};
 use crate::target::BoundedPipe;
 use crate::{Error, Result};
 
 /// [`Error::operation`] where the sink, not the target, is what failed.
 pub const WRITE_OUT: &str = "write out the memory";
 
-/// Given the bytes of each step; `Break` ends the transfer with EINTR.
+/// Given the bytes of each step, 0 where nothing moves; `Break` ends the transfer with EINTR.
 pub type Progress<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
 
-/// How often a pipe is looked at before sleeping, and the pauses in between: some 30 us in all.
-const LOOKS: u32 = 32;
+/// Pauses between two looks at a pipe: about 1 us.
 const BETWEEN_LOOKS: u32 = 16;
 
 /// Bytes of the buffer of the copying mechanisms.
 const BUFFER_BYTES: usize = 1 << 20;
-
-/// Where the bytes go.
-#[derive(Debug)]
-pub struct Sink<'a> {
-    fd: BorrowedFd<'a>,
-    offset: Option<u64>,
-    /// Where the next bytes go, last first; a stream or a plain file has none.
-    extents: Vec<Extent>,
-}
-
-/// A place in a file for some of the bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    /// Offset in the file, in bytes.
-    pub offset: u64,
-    /// Length in bytes, not 0.
-    pub len: u64,
-}
-
-impl<'a> Sink<'a> {
-    /// A socket, pipe or device: bytes go out one after the other.
-    pub fn stream(fd: BorrowedFd<'a>) -> Self {
-        Self { fd, offset: None, extents: Vec::new() }
-    }
-
-    /// A file, from `offset` bytes on; its own position is left alone.
-    pub fn file_at(fd: BorrowedFd<'a>, offset: u64) -> Self {
-        Self { fd, offset: Some(offset), extents: Vec::new() }
-    }
-
-    /// Places in a file, one after the other: one [`Target::splice`](crate::Target::splice) of many ranges can
-    /// leave holes between them.
-    pub fn scattered(fd: BorrowedFd<'a>, extents: &[Extent]) -> Self {
-        let extents: Vec<_> = extents.iter().rev().copied().filter(|extent| extent.len > 0).collect();
-        Self { fd, offset: extents.last().map(|extent| extent.offset), extents }
-    }
-
-    /// The pipe size that was fastest into this kind of sink. A TCP receiver copies what is still in the cache if
-    /// little is under way; everything else gains by fewer hand-offs.
-    fn best_pipe_bytes(&self) -> usize {
-        let family = rustix::net::sockopt::socket_domain(self.fd);
-        let is_tcp = matches!(family, Ok(AddressFamily::INET | AddressFamily::INET6));
-        if is_tcp { 256 << 10 } else { usize::MAX }
-    }
-
-    /// How often either side may look for the other before it sleeps. To be put to sleep and woken costs more than
-    /// that only where the bytes just vanish; a receiver or a file makes better use of the CPU.
-    fn looks(&self) -> u32 {
-        let stat = rustix::fs::fstat(self.fd);
-        let is_device = stat.is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::CharacterDevice);
-        if is_device { LOOKS } else { 0 }
-    }
-
-    /// Where in the file the ranges go, if it is one.
-    fn places(&self, ranges: &[RemoteIoVec]) -> Vec<Extent> {
-        match self.offset {
-            Some(_) if !self.extents.is_empty() => self.extents.iter().rev().copied().collect(),
-            Some(offset) => vec![Extent { offset, len: ranges.iter().map(|range| range.len).sum() }],
-            None => Vec::new(),
-        }
-    }
-
-    /// How many bytes may go to the present place.
-    fn room(&self, wanted: usize) -> usize {
-        self.extents.last().map_or(wanted, |extent| wanted.min(extent.len as usize))
-    }
-
-    /// Steps over bytes that have gone out, after the offset.
-    fn advance(&mut self, bytes: usize) {
-        let Some(extent) = self.extents.last_mut() else { return };
-        extent.len -= (bytes as u64).min(extent.len);
-        if extent.len == 0 {
-            self.extents.pop();
-            if let Some(next) = self.extents.last() {
-                self.offset = Some(next.offset);
-            }
-        }
-    }
-
-    fn write_all(&mut self, mut bytes: &[u8]) -> std::result::Result<(), Errno> {
-        while !bytes.is_empty() {
-            let room = self.room(bytes.len());
-            let written = match self.offset {
-                Some(offset) => rustix::io::pwrite(self.fd, &bytes[..room], offset),
-                None => rustix::io::write(self.fd, bytes),
-            };
-            match written {
-                Ok(n) => {
-                    bytes = &bytes[n..];
-                    if let Some(offset) = &mut self.offset {
-                        *offset += n as u64;
-                    }
-                    self.advance(n);
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => wait_for(self.fd, PollFlags::OUT)?,
-                Err(errno) => return Err(errno),
-            }
-        }
-        Ok(())
-    }
-}
 
 /// What has been moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,28 +76,50 @@ impl Source<'_> {
         progress: Progress<'_>,
     ) -> Result<Transfer> {
         let mut total = 0;
+        let mut send = match self {
+            Self::Pages { channel, agent, .. } => Send::new(pid, *channel, agent, sink, ranges)?,
+            _ => None,
+        };
         for chunk in ranges.chunks(MAX_IOV) {
-            let done = match self {
-                Self::Pages { channel, pipe, agent, .. } => {
-                    PageStream { pid, channel: *channel, pipe, agent }.run(chunk, sink, progress)
+            let sent = match &send {
+                Some(send) => send.run(chunk, progress)?,
+                None => None,
+            };
+            let done = match sent {
+                Some(done) => done,
+                None => {
+                    send = None;
+                    self.chunk(pid, chunk, sink, progress)?
                 }
-                Self::Memory(memory) => {
-                    by_copy(pid, chunk, sink, progress, |at, buffer| memory.read(at, buffer))
-                }
-                Self::ReadV => by_copy(pid, chunk, sink, progress, |at, buffer| {
-                    memory::process_vm_readv(
-                        pid,
-                        &[RemoteIoVec { base: at, len: buffer.len() as u64 }],
-                        buffer,
-                    )
-                }),
-            }?;
+            };
             total += done.bytes;
             if done.stopped.is_some() {
                 return Ok(Transfer { bytes: total, stopped: done.stopped });
             }
         }
         Ok(Transfer { bytes: total, stopped: None })
+    }
+
+    /// Moves at most 1024 ranges.
+    fn chunk(
+        &self,
+        pid: i32,
+        ranges: &[RemoteIoVec],
+        sink: &mut Sink<'_>,
+        progress: Progress<'_>,
+    ) -> Result<Transfer> {
+        match self {
+            Self::Pages { channel, pipe, agent, .. } => {
+                PageStream { pid, channel: *channel, pipe, agent }.run(ranges, sink, progress)
+            }
+            Self::Memory(memory) => {
+                by_copy(pid, ranges, sink, progress, |at, buffer| memory.read(at, buffer))
+            }
+            Self::ReadV => by_copy(pid, ranges, sink, progress, |at, buffer| {
+                let from = [RemoteIoVec { base: at, len: buffer.len() as u64 }];
+                memory::process_vm_readv(pid, &from, buffer)
+            }),
+        }
     }
 
     /// Splices the near end while a helper copies the far end.
@@ -451,13 +371,6 @@ fn by_copy(
     Ok(Transfer { bytes, stopped: None })
 }
 
-fn interrupted(pid: i32) -> Error {
+pub(crate) fn interrupted(pid: i32) -> Error {
     Error::new("go on with the memory", pid, Errno::INTR)
-}
-
-fn wait_for(fd: BorrowedFd<'_>, flags: PollFlags) -> std::result::Result<(), Errno> {
-    match poll(&mut [PollFd::new(&fd.as_fd(), flags)], None) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(errno) => Err(errno),
-    }
 }

@@ -79,6 +79,15 @@ impl Sink {
         Ok(Self { output: Output { fd, name }, reader, _file: file.map(Removed) })
     }
 
+    /// The same output as `farspace splice` would have opened it.
+    pub(super) fn as_by_command(&self) -> Result<&Output, Failure> {
+        if self.reader.is_some() {
+            let failed = |e: rustix::io::Errno| Failure::output("bench: prepare a socket", &e.into());
+            rustix::io::ioctl_fionbio(&self.output.fd, true).map_err(failed)?;
+        }
+        Ok(&self.output)
+    }
+
     /// Closes it and waits for the reader.
     pub(super) fn finish(self) -> io::Result<()> {
         let Self { output, reader, _file } = self;

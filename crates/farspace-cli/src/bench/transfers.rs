@@ -67,7 +67,7 @@ fn rows(
     let ranges = [static_range(target)];
     let mut attached = Attached::new(target.pid(), None)?;
     let mut ours =
-        |sink: &Sink| Ok(attached.splice(&ranges, &sink.output, &mut |_| crate::interrupt::flow())?);
+        |sink: &Sink| Ok(attached.splice(&ranges, sink.as_by_command()?, &mut |_| crate::interrupt::flow())?);
     let mut theirs = |sink: &Sink| copy(target.pid(), &ranges, sink);
     let mut pairs = Vec::new();
     for pair in 0..nr_pairs {

@@ -9,12 +9,14 @@ mod doctor;
 mod dump;
 mod man;
 mod splice;
+mod syscall;
 
 /// Runs the command that was given.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Dump(args) => dump::run(&args),
         Command::Splice(args) => splice::run(&args),
+        Command::Syscall(args) => syscall::run(&args),
         Command::Doctor(args) => doctor::run(args),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(command) => bench::run(&command),

@@ -1,4 +1,4 @@
-//! A target that is attached to, for splicing.
+//! A target that is attached to, for splicing and system calls.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::interrupt;
 /// An attached target; it is detached on drop.
 #[derive(Debug)]
 pub(crate) struct Attached {
-    target: Target,
+    pub(super) target: Target,
 }
 
 impl Attached {

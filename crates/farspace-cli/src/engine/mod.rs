@@ -1,4 +1,4 @@
-//! The only files that call the library: `dump`, `attach` and `file`.
+//! The only files that call the library: `dump`, `attach`, `call` and `file`.
 //!
 //! They translate between the command line's types and the library's, and turn its errors into [`Failure`]s.
 //!
@@ -7,10 +7,12 @@
 use std::os::fd::OwnedFd;
 
 mod attach;
+mod call;
 mod dump;
 mod file;
 
 pub(crate) use attach::Attached;
+pub(crate) use call::{CallOutcome, CallPermit, CallResult, check_call};
 pub(crate) use dump::{DumpOutcome, DumpRequest, FilterChoice, dump};
 pub(crate) use file::NewFile;
 

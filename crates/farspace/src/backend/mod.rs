@@ -10,6 +10,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
 
 use farspace_abi::RemoteIoVec;
+use farspace_abi::exec::{SigContext, SigInfo};
+use rustix::io::Errno;
 
 use crate::{Report, Result, SpliceFlags};
 
@@ -31,6 +33,34 @@ pub trait Backend: Sync {
         iov: &[RemoteIoVec],
         flags: SpliceFlags,
     ) -> Result<(usize, Report)>;
+
+    /// One process_vm_exec, with all its checks.
+    ///
+    /// # Errors
+    ///
+    /// As [`raw::process_vm_exec`](crate::raw::process_vm_exec).
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    unsafe fn vm_exec(&self, call: &ExecCall) -> std::result::Result<(), Errno>;
+}
+
+/// The arguments of one process_vm_exec, unchecked.
+#[derive(Clone, Copy, Debug)]
+pub struct ExecCall {
+    /// The target, or a pidfd.
+    pub pid: i32,
+    /// Registers, in and out.
+    pub context: *mut SigContext,
+    /// [`ExecFlags`](crate::ExecFlags), or anything.
+    pub flags: u64,
+    /// Out.
+    pub info: *mut SigInfo,
+    /// Signals that are returned.
+    pub mask: *const u64,
+    /// Bytes of the mask.
+    pub sizemask: usize,
 }
 
 /// The backend in use.

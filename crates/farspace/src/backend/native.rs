@@ -7,11 +7,14 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use farspace_abi::RemoteIoVec;
 use rustix::io::Errno;
 
-use super::Backend;
+use super::{Backend, ExecCall};
 use crate::{Error, Mechanism, Report, Result, SpliceFlags};
 
 /// Number of process_vmsplice in farspace's own kernels; other kernels answer ENOSYS.
 const NR_PROCESS_VMSPLICE: libc::c_long = 548;
+
+/// Number of process_vm_exec there.
+const NR_PROCESS_VM_EXEC: libc::c_long = 549;
 
 /// True if the kernel has process_vmsplice: a call without segments returns 0 whatever its arguments are, and
 /// an unknown flag gives EINVAL.
@@ -51,5 +54,16 @@ impl Backend for Native {
         let report =
             Report { mechanism: Mechanism::Native, reasons: Vec::new(), stop: std::time::Duration::ZERO };
         Ok((n as usize, report))
+    }
+
+    unsafe fn vm_exec(&self, call: &ExecCall) -> std::result::Result<(), Errno> {
+        let ExecCall { pid, context, flags, info, mask, sizemask } = *call;
+        // SAFETY: the kernel checks every pointer; what they point to is the caller's promise.
+        let done = unsafe { libc::syscall(NR_PROCESS_VM_EXEC, pid, context, flags, info, mask, sizemask) };
+        if done == 0 {
+            return Ok(());
+        }
+        let code = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+        Err(Errno::from_raw_os_error(code))
     }
 }

@@ -3,9 +3,10 @@
 use std::os::fd::BorrowedFd;
 
 use farspace_abi::RemoteIoVec;
+use rustix::io::Errno;
 
-use super::Backend;
-use crate::{AttachOptions, Report, Result, SpliceFlags, Target};
+use super::{Backend, ExecCall};
+use crate::{AttachOptions, Report, Result, SpliceFlags, Target, exec};
 
 /// User space only.
 #[derive(Debug)]
@@ -28,5 +29,10 @@ impl Backend for Stock {
         let report = target.report().clone();
         target.detach()?;
         Ok((bytes, report))
+    }
+
+    unsafe fn vm_exec(&self, call: &ExecCall) -> std::result::Result<(), Errno> {
+        // SAFETY: as this function's.
+        unsafe { exec::stock::vm_exec(call) }
     }
 }

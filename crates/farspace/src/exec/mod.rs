@@ -1,11 +1,25 @@
-//! process_vm_exec as a safe function.
+//! process_vm_exec as a safe function, and what stands behind it on stock kernels.
+//!
+//! | module | what |
+//! |---|---|
+//! | `raw` | the system call's own shape |
+//! | `stock` | its checks, its copies, and its two modes |
+//! | `table` | which targets this process is attached to |
+//! | `attachment` | one of them, with the tasks that run guests in it |
+//! | `allowed` | syscall mode: which calls, and whose descriptors |
+
+mod allowed;
+mod attachment;
+pub(crate) mod raw;
+pub(crate) mod stock;
+mod table;
 
 use std::os::fd::AsRawFd;
 
 use farspace_abi::exec::{SigContext, SigInfo};
 use rustix::io::Errno;
 
-use crate::{Error, Result, TargetId, raw};
+use crate::{Error, Result, TargetId};
 
 bitflags::bitflags! {
     /// Flags of [`process_vm_exec`].

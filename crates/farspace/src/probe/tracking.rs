@@ -1,10 +1,13 @@
 //! Write tracking: userfaultfd in asynchronous write-protect mode and the PAGEMAP_SCAN ioctl (Linux 6.7).
 //!
-//! Layouts and numbers: include/uapi/linux/userfaultfd.h and include/uapi/linux/fs.h.
+//! Layouts and numbers: include/uapi/linux/userfaultfd.h.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use farspace_sys::page_scan::{
+    self, PAGE_IS_WRITTEN, PM_SCAN_CHECK_WPASYNC, PM_SCAN_WP_MATCHING, PageRegion, Query,
+};
 use rustix::io::Errno;
 use rustix::mm::UserfaultfdFlags;
 
@@ -18,10 +21,6 @@ const UFFD_FEATURE_WP_ASYNC: u64 = 1 << 15;
 const UFFDIO_REGISTER_MODE_WP: u64 = 1 << 1;
 const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
 const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
-const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
-const PAGE_IS_WRITTEN: u64 = 1 << 1;
-const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
-const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
 
 const PAGE: usize = 4096;
 
@@ -42,35 +41,16 @@ struct UffdioRegister {
     ioctls: u64,
 }
 
-/// `struct page_region`.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct PageRegion {
-    start: u64,
-    end: u64,
-    categories: u64,
-}
-
-/// `struct pm_scan_arg`.
-#[repr(C)]
-#[derive(Default)]
-struct PmScanArg {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    vec: u64,
-    vec_len: u64,
-    max_pages: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
-}
-
 const _: () = assert!(size_of::<UffdioApi>() == 24 && size_of::<UffdioRegister>() == 32);
-const _: () = assert!(size_of::<PageRegion>() == 24 && size_of::<PmScanArg>() == 96);
+
+/// What was written since the last look; from this one on it counts anew.
+const WRITTEN: Query = Query {
+    flags: PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
+    category_inverted: 0,
+    category_mask: PAGE_IS_WRITTEN,
+    category_anyof_mask: 0,
+    return_mask: PAGE_IS_WRITTEN,
+};
 
 /// What a trial of write tracking showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,18 +101,6 @@ fn register(pages: &Mapping) -> Result<OwnedFd, Errno> {
 fn scan(pagemap: &File, pages: &Mapping) -> Result<Vec<PageRegion>, Errno> {
     let mut found = [PageRegion::default(); 4];
     let start = pages.as_ptr() as u64;
-    let mut request = PmScanArg {
-        size: size_of::<PmScanArg>() as u64,
-        flags: PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
-        start,
-        end: start + pages.len_bytes() as u64,
-        vec: found.as_mut_ptr() as u64,
-        vec_len: found.len() as u64,
-        category_mask: PAGE_IS_WRITTEN,
-        return_mask: PAGE_IS_WRITTEN,
-        ..PmScanArg::default()
-    };
-    // SAFETY: the ioctl reads and writes one `struct pm_scan_arg` and at most `vec_len` regions at `vec`.
-    let nr = check(unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut request) }.into())?;
-    Ok(found.into_iter().take(nr as usize).collect())
+    let (nr, _) = page_scan::scan(pagemap, WRITTEN, start..start + pages.len_bytes() as u64, &mut found)?;
+    Ok(found.into_iter().take(nr).collect())
 }

@@ -2,4 +2,5 @@
 
 mod boot;
 pub(crate) mod nr;
+pub(crate) mod prefetch;
 pub(crate) mod syscall;

@@ -32,6 +32,39 @@ pub(crate) unsafe fn syscall(nr: u64, args: [u64; 6]) -> i64 {
     result
 }
 
+/// Clones a task that goes to `entry`, with RDI and without a stack; returns what the kernel did.
+///
+/// # Safety
+///
+/// With these flags the child must be harmless to this task: it shares no stack, since it uses none.
+pub(crate) unsafe fn clone_to(flags: u64, pidfd: *mut i32, clear: u64, entry: u64, rdi: u64) -> i64 {
+    let result;
+    // SAFETY: the child leaves by the jump and touches neither the stack nor anything else of this function; its
+    // registers are its own.
+    unsafe {
+        asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "mov rdi, r12",
+            "jmp r13",
+            "2:",
+            inlateout("rax") super::nr::CLONE => result,
+            in("rdi") flags,
+            in("rsi") 0u64,
+            in("rdx") pidfd,
+            in("r10") clear,
+            in("r8") 0u64,
+            in("r12") rdi,
+            in("r13") entry,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}
+
 /// Unmaps the region this code runs from, and dies.
 ///
 /// The instruction after the call is gone when munmap(2) returns, so the task takes a SIGSEGV. The caller has

@@ -4,28 +4,32 @@ use farspace_abi::vcpu::{
     CONSTANTS_OFFSET, ONE_OFFSET, RESERVED_BASE, STEWARD_CODE, STEWARD_OFFSET, STUB_BYTES, VCPU_OFFSET,
 };
 
-use super::{VcpuCode, steward};
+use super::{VcpuCode, starter, steward};
 
 /// SYSCALL_DISPATCH_FILTER_BLOCK (include/uapi/linux/prctl.h).
 const BLOCK: u8 = 1;
 
 /// The file that the first steward executes; mapped at [`RESERVED_BASE`] from its first byte.
 pub(crate) fn program() -> Vec<u8> {
-    let mut image = stub();
+    let mut image = image(steward::code());
     image[..64].copy_from_slice(&header());
     image[64..120].copy_from_slice(&segment());
     image
 }
 
-/// The same without headers, for foreign processes.
+/// The same for foreign processes: without headers, and with the code that prepares a task in the steward's place.
 pub(crate) fn stub() -> Vec<u8> {
+    image(starter::code())
+}
+
+fn image(first: &[u8]) -> Vec<u8> {
     let mut image = vec![0; STUB_BYTES as usize];
     let mut put = |offset: u64, bytes: &[u8]| {
         let offset = offset as usize;
         assert!(bytes.len() <= 0x1000, "each part has one page");
         image[offset..offset + bytes.len()].copy_from_slice(bytes);
     };
-    put(STEWARD_OFFSET, steward::code());
+    put(STEWARD_OFFSET, first);
     put(VCPU_OFFSET, VcpuCode::get().bytes);
     put(CONSTANTS_OFFSET, &[BLOCK]);
     put(CONSTANTS_OFFSET + ONE_OFFSET, &1u64.to_le_bytes());

@@ -3,7 +3,9 @@
 pub(crate) mod filter;
 pub(crate) mod frame;
 pub(crate) mod image;
+mod starter;
 mod steward;
 mod vcpu;
+pub(crate) mod xsave;
 
 pub(crate) use vcpu::VcpuCode;

@@ -268,7 +268,6 @@ global_asm!(
 
 unsafe extern "C" {
     static farspace_vcpu: u8;
-    static farspace_vcpu_trap: u8;
     static farspace_vcpu_fast: u8;
     static farspace_vcpu_handler: u8;
     static farspace_vcpu_end: u8;
@@ -279,8 +278,6 @@ unsafe extern "C" {
 pub(crate) struct VcpuCode {
     /// Position-independent, but for trampolines, which only created spaces have; shorter than a page.
     pub(crate) bytes: &'static [u8],
-    /// The instruction that traps to make a frame.
-    pub(crate) trap: u64,
     /// Where trampolines come in.
     pub(crate) fast: u64,
     /// The signal handler.
@@ -295,7 +292,6 @@ impl VcpuCode {
             let offset = |symbol: *const u8| symbol.offset_from(start) as usize;
             Self {
                 bytes: core::slice::from_raw_parts(start, offset(&raw const farspace_vcpu_end)),
-                trap: offset(&raw const farspace_vcpu_trap) as u64,
                 fast: offset(&raw const farspace_vcpu_fast) as u64,
                 handler: offset(&raw const farspace_vcpu_handler) as u64,
             }

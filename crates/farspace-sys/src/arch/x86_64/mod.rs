@@ -2,4 +2,4 @@
 
 mod registers;
 
-pub use registers::{Registers, SYSCALL_INSTRUCTION, syscall_and_exit};
+pub use registers::{Registers, SYSCALL_INSTRUCTION, is_restart, syscall_and_exit};

@@ -82,6 +82,16 @@ impl Registers {
         eintr
     }
 
+    /// Turns the restart of an interrupted system call into an EINTR; true if there was one.
+    pub fn eintr_instead_of_restart(&mut self) -> bool {
+        let restart = self.interrupted_syscall().is_some() && is_restart(self.result());
+        if restart {
+            self.0.rax = -i64::from(libc::EINTR) as u64;
+            self.forget_syscall();
+        }
+        restart
+    }
+
     /// The registers with which the thread goes on by itself, as the kernel would restart it
     /// (arch_do_signal_or_restart, arch/x86/kernel/signal.c).
     #[must_use]
@@ -136,6 +146,11 @@ impl Registers {
     }
 }
 
+/// True for a result that asks for a restart, which no program ever sees.
+pub fn is_restart(result: i64) -> bool {
+    matches!(result, ERESTARTSYS | ERESTARTNOINTR | ERESTARTNOHAND | ERESTART_RESTARTBLOCK)
+}
+
 /// Machine code that makes one system call and then exits the thread (exit(2), not exit_group).
 pub fn syscall_and_exit() -> Vec<u8> {
     let mut code = SYSCALL_INSTRUCTION.to_vec();
@@ -161,6 +176,17 @@ mod tests {
         assert_eq!((restarted.0.rip, restarted.0.rax, restarted.0.orig_rax), (0x1000, 61, u64::MAX));
         r.0.rax = ERESTART_RESTARTBLOCK as u64;
         assert_eq!(r.restarted().0.rax, NR_RESTART_SYSCALL);
+    }
+
+    #[test]
+    fn a_restart_becomes_eintr() {
+        let mut r = registers();
+        (r.0.rip, r.0.rax, r.0.orig_rax) = (0x1002, ERESTARTSYS as u64, 0);
+        assert!(r.eintr_instead_of_restart());
+        assert_eq!((r.0.rip, r.result(), r.interrupted_syscall()), (0x1002, -4, None));
+        // Part of the work was done.
+        (r.0.rax, r.0.orig_rax) = (5, 1);
+        assert!(!r.eintr_instead_of_restart() && r.result() == 5);
     }
 
     #[test]

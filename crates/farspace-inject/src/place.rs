@@ -1,0 +1,318 @@
+//! Placing the agent: the steps from a thread that is chosen to an agent that answers.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use farspace_abi::boot::{BootContext, HOST_SOCKET_FD, NOT_IN_A_REAPER, placement};
+use farspace_abi::mailbox;
+use farspace_abi::region::MAGIC;
+use farspace_sys::memory::Memory;
+use farspace_sys::pidfd;
+use farspace_sys::process::{self, Status};
+use farspace_sys::ptrace::{Running, SUSPEND_SECCOMP};
+use farspace_sys::shared::SharedMemory;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+use crate::agent::{Agent, Bells, send_fds};
+use crate::borrow::{self, Borrowed};
+use crate::cave::Cave;
+use crate::context::ContextBytes;
+use crate::freeze::Stragglers;
+use crate::keeper::{self, Keeper};
+use crate::region::Region;
+use crate::timing::{GO_TIMEOUT, HOLD, START};
+use crate::{BLOB, Error, Refusal, Result, freeze};
+
+/// Looks of the host and the agent at their mailbox before they sleep, where a second CPU is free.
+const SPIN: u32 = 4000;
+
+/// Places the agent; returns it and how long the borrowed thread was held. The calling thread goes on tracing an agent
+/// that is kept.
+pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Result<(Arc<Agent>, Duration)> {
+    require_kernel(pid)?;
+    let target = pidfd::open(pid)?;
+    let locked = pidfd::open(pid)?;
+    lock(&locked, Instant::now() + timeout, pid)?;
+    let status = process::status(pid)?;
+    let maps = process::mappings(pid)?;
+    let memory = Memory::open_writable(pid)?;
+    let cave = Cave::find(pid, &maps, &memory)?;
+    let region = Region::choose(pid, &maps, &memory)?;
+    let shared = SharedMemory::new().map_err(|e| Error::host(pid, e))?;
+    let bells = [Bells::new(pid)?, Bells::new(pid)?];
+
+    let may_wait = freeze::that_may_wait(pid)?;
+    let tid_in_target =
+        |tid: i32| process::status(tid).ok().and_then(|s| s.ns_pids.last().copied()).unwrap_or(0);
+    let borrowed =
+        borrow::borrow(pid, if keeper.is_some() { SUSPEND_SECCOMP } else { 0 }, Instant::now() + timeout)?;
+    // Another program by now: it has other random bytes, or none there.
+    if let Some(at) = region.random
+        && borrowed.thread.peek(at).ok() != memory.read_u64(at).ok()
+    {
+        return Err(Error::host(pid, Errno::AGAIN));
+    }
+    let tid = borrowed.thread.tid();
+    let tid = if status.ns_pids.len() == 1 { tid } else { tid_in_target(tid) };
+    let visit =
+        Visit { pid, status: &status, memory: &memory, cave, region, may_wait, is_kept: keeper.is_some() };
+    let thread = [*status.ns_pids.last().unwrap_or(&0), tid];
+    let (context, held) = visit.boot(borrowed, thread)?;
+    let ns_pid = context.agent_pid as i32;
+    let found = match context.placement {
+        placement::THREAD => process::tid_in_namespace(pid, ns_pid),
+        _ => process::pid_in_namespace(pid, &status, ns_pid),
+    };
+    let agent_pid = found.ok_or(Error::Agent { pid, operation: "be found", errno: Errno::SRCH })?;
+
+    let agent_pidfd = match context.placement {
+        placement::THREAD => pidfd::open_thread(agent_pid),
+        _ => pidfd::open(agent_pid),
+    };
+    let or_lost = |error: farspace_sys::Error| if error.is_gone() { lost(pid) } else { error.into() };
+    let agent_pidfd = agent_pidfd.map_err(or_lost)?;
+    let socket = pidfd::take_fd(agent_pidfd.as_fd(), agent_pid, HOST_SOCKET_FD).map_err(or_lost)?;
+    let [own, snapshot] = &bells;
+    let memfd = shared.memfd();
+    let fds = [&own.ring, &snapshot.ring, &own.answer, &snapshot.answer, &target];
+    let fds: Vec<_> = std::iter::once(memfd.as_fd()).chain(fds.map(AsFd::as_fd)).collect();
+    send_fds(socket.as_fd(), &fds).map_err(|errno| match errno {
+        Errno::PIPE | Errno::CONNRESET => lost(pid),
+        errno => Error::Agent { pid, operation: "take its mailbox", errno },
+    })?;
+    drop(fds);
+    drop(memfd);
+    let agent = Agent {
+        pid,
+        agent_pid,
+        agent_pidfd,
+        socket,
+        shared,
+        bells,
+        region: region.at,
+        cave,
+        keeper,
+        placement: context.placement,
+        spin: if std::thread::available_parallelism().is_ok_and(|n| n.get() > 1) { SPIN } else { 0 },
+        gone: AtomicBool::new(false),
+        busy: [const { Mutex::new(()) }; mailbox::NR_MAILBOXES],
+    };
+    // The vDSO page is a private copy since the cave was written to; dropped, it is the kernel's own again.
+    let dropped = agent
+        .channel()
+        .syscall(libc::SYS_madvise as u64, [cave.page().0, 4096, libc::MADV_DONTNEED as u64, 0, 0, 0]);
+    dropped.map_err(|error| if matches!(error, Error::Gone { .. }) { lost(pid) } else { error })?;
+    agent.check()?;
+    Ok((Arc::new(agent), held))
+}
+
+/// Keeps other visits away while this one places its agent: they would use the same cave.
+///
+/// The lock is on the pidfd, which has an inode per process since Linux 6.9; before, all visits share one.
+fn lock(pidfd: &OwnedFd, deadline: Instant, pid: i32) -> Result<()> {
+    loop {
+        match rustix::fs::flock(pidfd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::AGAIN | Errno::INTR) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(Errno::AGAIN | Errno::INTR) => return Err(Error::host(pid, Errno::TIMEDOUT)),
+            // A kernel whose pidfds can't be locked.
+            Err(_) => return Ok(()),
+        }
+    }
+}
+
+/// The agent that was placed isn't there any more: nobody said hello in time, or the target has ended.
+fn lost(pid: i32) -> Error {
+    Error::Agent { pid, operation: "start", errno: Errno::TIMEDOUT }
+}
+
+/// What is known of the target while the agent is placed.
+struct Visit<'a> {
+    pid: i32,
+    status: &'a Status,
+    memory: &'a Memory,
+    cave: Cave,
+    region: Region,
+    /// Threads that may look for children while the helper is one.
+    may_wait: Vec<i32>,
+    /// Whether what the thread clones is traced by this thread, which must go on to do so.
+    is_kept: bool,
+}
+
+impl Visit<'_> {
+    /// Maps the region, lets the thread make the agent, and gives the thread back.
+    fn boot(&self, mut borrowed: Borrowed, ids: [i32; 2]) -> Result<(BootContext, Duration)> {
+        let Self { pid, memory, cave, region, .. } = *self;
+        borrow::abort_rseq(&borrowed.thread, memory, &mut borrowed.resume)?;
+        let since = borrowed.since;
+        let borrowed = region.map(pid, borrowed, memory, cave)?;
+        // From here to the thread's entry nothing fails but with the thread itself.
+        let thread = borrowed.thread.tid();
+        let can_be_thread = !self.is_kept && self.status.state != 'T' && pidfd::open_thread(thread).is_ok();
+        self.write_region(&borrowed, can_be_thread, ids)?;
+        let Borrowed { thread, resume, near, .. } = borrowed;
+
+        // Nobody else may look for children while the helper is one.
+        let deadline = Instant::now() + START;
+        let others: Vec<i32> = self.may_wait.iter().copied().filter(|&tid| tid != thread.tid()).collect();
+        let soon = Instant::now() + HOLD;
+        let held = freeze::hold(pid, &others, soon, Stragglers::Leave).unwrap_or_default();
+
+        if self.is_kept {
+            thread.set_options(keeper::BORROWED)?;
+        }
+        let mut entry = resume;
+        entry.set_instruction(region.at);
+        entry.forget_syscall();
+        thread.set_registers(&entry)?;
+        let running = thread.resume_without_signal()?;
+        // From here on the thread gets through by itself, whatever happens to this process.
+        let look = || {
+            let context = BootContext::read(memory, region.context())?;
+            Ok((context.thread_done == 1).then_some(context))
+        };
+        let tid = running.tid();
+        running.leave_to_events();
+        let done = if self.is_kept {
+            keeper::run_until(tid, deadline, look)
+        } else {
+            run_until(tid, deadline, look)
+        };
+        let running = Running::from_events(tid);
+        drop(held);
+        running.interrupt()?;
+        let thread = running.wait_interrupted(Instant::now() + START)?;
+        let is_inside = region.contains(thread.registers()?.instruction());
+        if !is_inside {
+            // It wasn't taken back in time and goes on by itself: this stop must be hidden like the first.
+            borrow::hide_stop(pid, &thread)?;
+        }
+        let done = done?;
+        let context = BootContext::read(memory, region.context())?;
+        if done.is_none() && context.thread_done == 0 {
+            // It goes through by itself; taken back in the middle, it would miss the rest.
+            thread.detach()?;
+            return Err(lost(pid));
+        }
+        let resume = if is_inside {
+            thread.set_registers(&resume)?;
+            resume
+        } else {
+            thread.registers()?
+        };
+        let failed = [context.helper_pid, context.agent_pid].into_iter().find(|result| *result < 0);
+        if let Some(result) = failed {
+            let again = Borrowed { thread, resume, since, near };
+            region.unmap(again, memory, cave)?.give_back(Instant::now() + START)?;
+            return Err(Error::refused(pid, self.refusal(result)));
+        }
+        thread.detach()?;
+        let held = since.elapsed();
+        Ok((self.wait_ready(deadline)?, held))
+    }
+
+    /// Why there is no agent.
+    fn refusal(&self, result: i64) -> Refusal {
+        match result {
+            NOT_IN_A_REAPER if self.is_kept => Refusal::FilteredReaper,
+            NOT_IN_A_REAPER if self.status.state == 'T' => Refusal::StoppedReaper,
+            NOT_IN_A_REAPER => Refusal::Reaper,
+            result => Refusal::NoTask(Errno::from_raw_os_error((-result) as i32)),
+        }
+    }
+
+    fn write_region(&self, borrowed: &Borrowed, can_be_thread: bool, ids: [i32; 2]) -> Result<()> {
+        let resume = borrowed.resume.restarted();
+        let context = BootContext {
+            magic: MAGIC,
+            resume_rip: resume.instruction().0,
+            resume: resume.syscall_registers(),
+            all_signals: u64::MAX,
+            go_timeout: [0, GO_TIMEOUT.as_nanos() as i64],
+            placement: placement::ORPHAN,
+            clone_flags: placement::ORPHAN_FLAGS,
+            is_reaper: u32::from(process::is_init(self.status)),
+            thread_flags: if can_be_thread { u64::from(placement::THREAD_FLAGS) } else { 0 },
+            thread: ids,
+            ..BootContext::default()
+        };
+        self.memory.write(self.region.at, BLOB)?;
+        Ok(self.memory.write(self.region.context(), &context.to_bytes())?)
+    }
+
+    fn wait_ready(&self, deadline: Instant) -> Result<BootContext> {
+        let Self { pid, memory, region, .. } = *self;
+        let look = || {
+            let context = BootContext::read(memory, region.context())?;
+            Ok((context.agent_ready != 0 && context.agent_pid != 0).then_some(context))
+        };
+        let ready =
+            if self.is_kept { keeper::run_until(pid, deadline, look)? } else { wait_for(deadline, look)? };
+        match ready {
+            Some(context) if context.agent_ready == 1 => Ok(context),
+            Some(context) => {
+                let errno = Errno::from_raw_os_error((context.agent_ready as i32).wrapping_neg());
+                Err(Error::Agent { pid, operation: "make its socket", errno })
+            }
+            None => Err(lost(pid)),
+        }
+    }
+}
+
+impl Bells {
+    fn new(pid: i32) -> Result<Self> {
+        let new =
+            || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| Error::host(pid, e));
+        Ok(Self { ring: new()?, answer: new()? })
+    }
+}
+
+/// Lets the borrowed thread run until `look` finds something; signals that it is sent meanwhile are delivered.
+fn run_until<T>(
+    tid: i32,
+    deadline: Instant,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<Option<T>> {
+    wait_for(deadline, || {
+        match Running::from_events(tid).poll()? {
+            Ok(stopped) => stopped.resume()?,
+            Err(running) => running,
+        }
+        .leave_to_events();
+        look()
+    })
+}
+
+/// Looks until there is something to see: without sleep at first, for what takes microseconds.
+fn wait_for<T>(deadline: Instant, mut look: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+    let begin = Instant::now();
+    loop {
+        // First the time, so that the last look is one after the deadline.
+        let now = Instant::now();
+        if let Some(found) = look()? {
+            return Ok(Some(found));
+        }
+        if now > deadline {
+            return Ok(None);
+        }
+        if now - begin < Duration::from_millis(1) {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+}
+
+fn require_kernel(pid: i32) -> Result<()> {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < (5, 16) { Err(Error::refused(pid, Refusal::OldKernel)) } else { Ok(()) }
+}

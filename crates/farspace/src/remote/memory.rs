@@ -1,0 +1,108 @@
+//! Typed calls on the target's mappings.
+
+use std::os::fd::BorrowedFd;
+
+use farspace_abi::{RemoteAddr, RemoteIoVec};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, MprotectFlags, MremapFlags, ProtFlags};
+
+use super::{Arg, Returned};
+use crate::{Error, Result, Target};
+
+impl Target {
+    /// mmap(2) in the target: anonymous memory, or a file of this process from an offset in bytes on.
+    ///
+    /// Nothing takes the mapping away when the target is detached from, or this process ends.
+    ///
+    /// # Errors
+    ///
+    /// As in the man page, and as [`Target::syscall`].
+    pub fn mmap(
+        &self,
+        at: RemoteAddr,
+        len_bytes: u64,
+        protection: ProtFlags,
+        flags: MapFlags,
+        file: Option<(BorrowedFd<'_>, u64)>,
+    ) -> Result<RemoteAddr> {
+        let mut bits = u64::from(flags.bits());
+        let (fd, offset) = match file {
+            Some((fd, offset)) => (Arg::Fd(fd), offset),
+            None => {
+                bits |= libc::MAP_ANONYMOUS as u64;
+                (Arg::Word(u64::MAX), 0)
+            }
+        };
+        let protection = u64::from(protection.bits());
+        let args = [at.0.into(), len_bytes.into(), protection.into(), bits.into(), fd, offset.into()];
+        self.make("map memory", libc::SYS_mmap, args, at).map(RemoteAddr)
+    }
+
+    /// mprotect(2) in the target.
+    ///
+    /// # Errors
+    ///
+    /// As in the man page, and as [`Target::syscall`].
+    pub fn mprotect(&self, range: RemoteIoVec, protection: MprotectFlags) -> Result<()> {
+        self.on_range("protect the memory", libc::SYS_mprotect, range, u64::from(protection.bits()))
+    }
+
+    /// munmap(2) in the target.
+    ///
+    /// # Errors
+    ///
+    /// As in the man page, and as [`Target::syscall`].
+    pub fn munmap(&self, range: RemoteIoVec) -> Result<()> {
+        self.on_range("unmap the memory", libc::SYS_munmap, range, 0)
+    }
+
+    /// madvise(2) in the target; `advice` is one of the kernel's MADV_*.
+    ///
+    /// # Errors
+    ///
+    /// As in the man page, and as [`Target::syscall`].
+    pub fn madvise(&self, range: RemoteIoVec, advice: i32) -> Result<()> {
+        self.on_range("give advice on the memory", libc::SYS_madvise, range, advice as u64)
+    }
+
+    /// mremap(2) in the target: to another length, and with `new_at` (MREMAP_FIXED) to another place.
+    ///
+    /// # Errors
+    ///
+    /// As in the man page, and as [`Target::syscall`].
+    pub fn mremap(
+        &self,
+        range: RemoteIoVec,
+        new_len_bytes: u64,
+        flags: MremapFlags,
+        new_at: Option<RemoteAddr>,
+    ) -> Result<RemoteAddr> {
+        let fixed = new_at.map_or(0, |_| (libc::MREMAP_FIXED | libc::MREMAP_MAYMOVE) as u64);
+        let flags = u64::from(flags.bits()) | fixed;
+        let to = new_at.unwrap_or_default().0;
+        let args = [range.base.0, range.len, new_len_bytes, flags, to, 0].map(Arg::Word);
+        self.make("move the memory", libc::SYS_mremap, args, range.base).map(RemoteAddr)
+    }
+
+    fn on_range(&self, what: &'static str, nr: libc::c_long, range: RemoteIoVec, third: u64) -> Result<()> {
+        let args = [range.base.0, range.len, third, 0, 0, 0].map(Arg::Word);
+        self.make(what, nr, args, range.base).map(drop)
+    }
+
+    /// A call whose errno is an error.
+    fn make(
+        &self,
+        operation: &'static str,
+        nr: libc::c_long,
+        args: [Arg<'_>; 6],
+        at: RemoteAddr,
+    ) -> Result<u64> {
+        match self.syscall(nr as u64, args)? {
+            Returned::Value(value) => Ok(value),
+            Returned::Errno(errno) => {
+                Err(Error::new(operation, self.pid(), errno).at(at).because(errno.to_string()))
+            }
+            Returned::Fd(_) => Err(Error::new(operation, self.pid(), Errno::PROTO)),
+        }
+    }
+}

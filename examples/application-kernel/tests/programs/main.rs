@@ -1,0 +1,5 @@
+//! Programs in the application kernel.
+
+mod busybox;
+mod kernel;
+mod places;
