@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use farspace_exec::{Engine, Error, Event};
+use farspace_abi::vcpu::{VCPU_CODE, area, area_of};
+use farspace_exec::{Engine, Error, Event, Reg, RemoteAddr};
 
 #[path = "hostile/attempts.rs"]
 mod attempts;
@@ -62,6 +63,52 @@ fn nothing_happens_that_was_not_asked_for() {
     let wrong = seen.wrong.lock().expect("no panics");
     assert!(wrong.is_empty(), "system calls that nobody ordered: {wrong:#?}");
     assert!(seen.calls.load(Ordering::Relaxed) > 100, "the observer sees");
+}
+
+#[test]
+fn the_observer_sees() {
+    std::thread::spawn(|| {
+        let seen = observer::observe();
+        observer::provoke();
+        assert_eq!(seen.wrong.lock().expect("no panics").len(), 1);
+    })
+    .join()
+    .expect("it is seen");
+}
+
+/// Without a watchdog: what hides in the stub's own code is given up.
+#[test]
+fn a_guest_that_can_not_be_interrupted_is_given_up() {
+    let engine = Engine::new().expect("an engine");
+    let seen = Seen::default();
+    let mut random = Random(1);
+    let stage = Stage::new(&engine, &seen, &mut random);
+    let mut vcpu = stage.vcpu();
+    // FUTEX_WAIT at an instruction of the stub's, for an answer that never comes: found by trying.
+    let mut regs = farspace_exec::Registers::default();
+    regs[Reg::Rax] = libc::SYS_futex as u64;
+    regs[Reg::Rbx] = area_of(0);
+    regs[Reg::Rdi] = area_of(0) + area::ANSWERED as u64;
+    regs[Reg::Rbp] = 0x7fff_0000;
+    for byte in 0..0x500 {
+        regs[Reg::Rip] = VCPU_CODE + byte;
+        let mut code = [0; 2];
+        stage.space.read(RemoteAddr(regs[Reg::Rip]), &mut code).expect("read");
+        if code != [0x0f, 0x05] {
+            continue;
+        }
+        if vcpu.load(&regs).is_err() {
+            vcpu = stage.vcpu();
+            vcpu.load(&regs).expect("load");
+        }
+        let begin = Instant::now();
+        let outcome = vcpu.run(Some(Duration::from_millis(50)));
+        assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+        if matches!(outcome, Err(Error::Unresponsive { .. })) {
+            return;
+        }
+    }
+    panic!("nothing hides");
 }
 
 fn number(variable: &str) -> Option<u64> {

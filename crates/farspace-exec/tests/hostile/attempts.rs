@@ -9,19 +9,19 @@ use crate::guests;
 use crate::random::Random;
 
 /// Read and write: values of interest, a hand-made frame, a stack.
-pub const DATA: RemoteAddr = RemoteAddr(0x50_0000);
-pub const DATA_BYTES: u64 = 0x8000;
+pub(crate) const DATA: RemoteAddr = RemoteAddr(0x50_0000);
+pub(crate) const DATA_BYTES: u64 = 0x8000;
 /// Where the 64 values of interest lie.
-pub const VALUES: u64 = DATA.0;
+pub(crate) const VALUES: u64 = DATA.0;
 /// Where the hand-made frame lies.
-pub const FRAME: u64 = DATA.0 + 0x1000;
+pub(crate) const FRAME: u64 = DATA.0 + 0x1000;
 /// Bytes of a frame without vector state.
-pub const FRAME_BYTES: u64 = 8 + 304 + 128;
+pub(crate) const FRAME_BYTES: u64 = 8 + 304 + 128;
 /// Top of the guest's stack.
-pub const STACK: u64 = DATA.0 + DATA_BYTES;
+pub(crate) const STACK: u64 = DATA.0 + DATA_BYTES;
 
 /// vCPUs that a stage has, and their areas.
-pub const SLOTS: u64 = 4;
+pub(crate) const SLOTS: u64 = 4;
 /// Longer than either part of the stub.
 const CODE_BYTES: u64 = 0x500;
 
@@ -67,7 +67,7 @@ fn call(random: &mut Random) -> u64 {
 }
 
 /// An address, a number or anything.
-pub fn value(random: &mut Random) -> u64 {
+pub(crate) fn value(random: &mut Random) -> u64 {
     match random.below(16) {
         0 => 0,
         1 => call(random),
@@ -82,14 +82,16 @@ pub fn value(random: &mut Random) -> u64 {
         10 => DATA.0 + random.below(DATA_BYTES / 8) * 8,
         11 => guests::CODE.0 + random.below(0x100),
         12 => random.pick(&[59, 1, 0x1000, 35, 31, 11, 2, 5, 6, 8, 9]),
-        13 => random.pick(&[u64::MAX, 1 << 63, 1 << 47, (1 << 47) - 1, 0xffff_ffff_ff60_0000, u64::MAX - 4095]),
+        13 => {
+            random.pick(&[u64::MAX, 1 << 63, 1 << 47, (1 << 47) - 1, 0xffff_ffff_ff60_0000, u64::MAX - 4095])
+        }
         14 => random.next() >> random.below(64),
         _ => random.next(),
     }
 }
 
 /// A selector for CS and its neighbours in a frame, or a mask, flags, a signal: what decides something there.
-pub fn value_of_frames(random: &mut Random) -> u64 {
+pub(crate) fn value_of_frames(random: &mut Random) -> u64 {
     match random.below(8) {
         0 => random.pick(&[0x33, 0x23, 0x2b, 0x10, 0x18, 0x0f, 0x17, 0]) | 0x2b << 48,
         1 => random.pick(&[u64::MAX, 0, 1 << 30, 1 << 34, 1 << 10]),
@@ -121,7 +123,7 @@ fn stub_byte(number: u64, random: &mut Random) -> u64 {
 }
 
 /// The registers of attempt `number`; RIP says what it is.
-pub fn registers(number: u64, may_trace: bool, random: &mut Random) -> Registers {
+pub(crate) fn registers(number: u64, may_trace: bool, random: &mut Random) -> Registers {
     let mut regs = any(random);
     let byte = stub_byte(number, random);
     // Where the pieces that change something go on.
@@ -137,7 +139,8 @@ pub fn registers(number: u64, may_trace: bool, random: &mut Random) -> Registers
     regs[Reg::Rip] = match random.below(20) {
         0..8 => byte,
         8 => {
-            regs[Reg::R15] = random.pick(&[0, 1, 2, 3, 0x0f, 0x17, 0x1f, 0x2b, 0x23, 0x33, 0x53, 0x63, 0x7b, 0x7fff]);
+            regs[Reg::R15] =
+                random.pick(&[0, 1, 2, 3, 0x0f, 0x17, 0x1f, 0x2b, 0x23, 0x33, 0x53, 0x63, 0x7b, 0x7fff]);
             guests::selector()
         }
         9 => {
@@ -164,8 +167,7 @@ pub fn registers(number: u64, may_trace: bool, random: &mut Random) -> Registers
             guests::call()
         }
         16 => {
-            regs[Reg::Rcx] =
-                random.pick(&[guests::int80_32(), guests::sysenter_32(), guests::syscall_32()]);
+            regs[Reg::Rcx] = random.pick(&[guests::int80_32(), guests::sysenter_32(), guests::syscall_32()]);
             guests::far()
         }
         17 => {
@@ -179,7 +181,7 @@ pub fn registers(number: u64, may_trace: bool, random: &mut Random) -> Registers
 }
 
 /// A hand-made signal frame.
-pub fn frame(random: &mut Random) -> Vec<u8> {
+pub(crate) fn frame(random: &mut Random) -> Vec<u8> {
     let mut words: Vec<u64> = (0..FRAME_BYTES / 8).map(|_| value_of_frames(random)).collect();
     // After the return address: uc_flags, uc_link, uc_stack; 16 general registers, RIP, flags, selectors.
     let registers = 1 + 5;

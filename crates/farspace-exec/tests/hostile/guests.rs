@@ -5,7 +5,7 @@ use std::arch::global_asm;
 use farspace_exec::RemoteAddr;
 
 /// Where the pieces are mapped, read and execute; below 4 GiB, for 32-bit code.
-pub const CODE: RemoteAddr = RemoteAddr(0x40_0000);
+pub(crate) const CODE: RemoteAddr = RemoteAddr(0x40_0000);
 
 global_asm!(
     ".pushsection .rodata.farspace_hostile, \"a\", @progbits",
@@ -142,7 +142,7 @@ macro_rules! pieces {
             $(static $symbol: u8;)*
         }
         $(
-            pub fn $name() -> u64 {
+            pub(crate) fn $name() -> u64 {
                 // SAFETY: both symbols are in one section (above); only addresses are taken.
                 unsafe { CODE.0 + (&raw const $symbol).offset_from(&raw const farspace_hostile) as u64 }
             }
@@ -171,7 +171,7 @@ pieces! {
 }
 
 /// All pieces.
-pub fn code() -> &'static [u8] {
+pub(crate) fn code() -> &'static [u8] {
     // SAFETY: both symbols are in one read-only section, the second last (above).
     unsafe {
         let start = &raw const farspace_hostile;

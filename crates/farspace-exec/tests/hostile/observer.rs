@@ -23,17 +23,17 @@ const EVERYTHING: u64 = u32::MAX as u64;
 
 /// What was seen.
 #[derive(Debug, Default)]
-pub struct Seen {
-    pub calls: AtomicU64,
+pub(crate) struct Seen {
+    pub(crate) calls: AtomicU64,
     /// Calls that nobody ordered.
-    pub wrong: Mutex<Vec<String>>,
+    pub(crate) wrong: Mutex<Vec<String>>,
     /// mmap, mprotect and munmap that the test itself asks for: number, address, length.
     asked: Mutex<BTreeSet<(i64, u64, u64)>>,
 }
 
 impl Seen {
     /// To be called before asking for it.
-    pub fn ask(&self, nr: i64, at: u64, len: u64) {
+    pub(crate) fn ask(&self, nr: i64, at: u64, len: u64) {
         self.asked.lock().expect("no panics").insert((nr, at, len));
     }
 }
@@ -62,7 +62,7 @@ struct Response {
 }
 
 /// Puts the calling thread, and all that it starts from now on, under observation.
-pub fn observe() -> Arc<Seen> {
+pub(crate) fn observe() -> Arc<Seen> {
     let listener = install();
     let seen = Arc::new(Seen::default());
     let shared = Arc::clone(&seen);
@@ -190,8 +190,7 @@ fn check(call: &Notification, seen: &Seen, finished: &mut BTreeMap<u32, u64>) ->
         }
         libc::SYS_munmap if [a, b] == [PAGE, RESERVED_BASE - PAGE] => true,
         libc::SYS_mmap | libc::SYS_mprotect | libc::SYS_munmap => {
-            seen.asked.lock().expect("no panics").contains(&(nr, a, b))
-                || nr == libc::SYS_munmap && b == PAGE
+            seen.asked.lock().expect("no panics").contains(&(nr, a, b)) || nr == libc::SYS_munmap && b == PAGE
         }
         _ => false,
     };
@@ -202,4 +201,23 @@ fn check(call: &Notification, seen: &Seen, finished: &mut BTreeMap<u32, u64>) ->
 fn start_of(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+}
+
+/// Makes getpid(2) from where only stubs are, to see that it is seen.
+pub(crate) fn provoke() {
+    // mov eax, 39; syscall; ret
+    let code = [0xb8u8, 39, 0, 0, 0, 0x0f, 0x05, 0xc3];
+    // SAFETY: the page lies where nothing of this process is (MAP_FIXED_NOREPLACE); it holds a whole function that touches
+    // no memory but its return address.
+    unsafe {
+        let both = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        let page = libc::mmap(0x1000_0000 as *mut _, PAGE as usize, both, flags, -1, 0);
+        assert_eq!(page as u64, 0x1000_0000);
+        std::ptr::copy_nonoverlapping(code.as_ptr(), page.cast(), code.len());
+        assert_eq!(libc::mprotect(page, PAGE as usize, libc::PROT_READ | libc::PROT_EXEC), 0);
+        let call: extern "C" fn() -> i64 = std::mem::transmute(page);
+        assert_eq!(call(), libc::getpid().into());
+        libc::munmap(page, PAGE as usize);
+    }
 }

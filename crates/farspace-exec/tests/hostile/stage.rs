@@ -21,17 +21,17 @@ const RX: Protection = Protection::READ.union(Protection::EXECUTE);
 const RW: Protection = Protection::READ.union(Protection::WRITE);
 
 /// Nothing may take longer: ten seconds until something is given up, five more until it is killed, and a slow machine.
-pub const LIMIT: Duration = Duration::from_secs(25);
+pub(crate) const LIMIT: Duration = Duration::from_secs(25);
 
 /// A space to attack.
 #[derive(Debug)]
-pub struct Stage {
-    pub space: Space,
+pub(crate) struct Stage {
+    pub(crate) space: Space,
     file: OwnedFd,
 }
 
 /// Fails if `work` takes longer than anything may.
-pub fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
+pub(crate) fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
     let begin = Instant::now();
     let outcome = work();
     assert!(begin.elapsed() < LIMIT, "{what} took {:?}", begin.elapsed());
@@ -39,13 +39,15 @@ pub fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
 }
 
 /// True for what may happen to a vCPU of a hostile guest.
-pub fn is_its_own_fault(error: &Error) -> bool {
+pub(crate) fn is_its_own_fault(error: &Error) -> bool {
     matches!(error, Error::Ended { .. } | Error::Damaged { .. } | Error::Unresponsive { .. })
 }
 
 impl Stage {
-    pub fn new(engine: &Engine, seen: &Seen, random: &mut Random) -> Self {
-        for (at, len) in [(guests::CODE, 0x1000), (DATA, DATA_BYTES), (PATTERN, PATTERN_BYTES), (TOY, TOY_BYTES)] {
+    pub(crate) fn new(engine: &Engine, seen: &Seen, random: &mut Random) -> Self {
+        for (at, len) in
+            [(guests::CODE, 0x1000), (DATA, DATA_BYTES), (PATTERN, PATTERN_BYTES), (TOY, TOY_BYTES)]
+        {
             seen.ask(libc::SYS_mmap, at.0, len);
         }
         seen.ask(libc::SYS_munmap, TOY.0, TOY_BYTES);
@@ -64,16 +66,15 @@ impl Stage {
     }
 
     /// New values of interest and another hand-made frame.
-    pub fn refresh(&self, random: &mut Random) {
-        let values: Vec<u8> =
-            (0..64).flat_map(|_| attempts::value_of_frames(random).to_le_bytes()).collect();
+    pub(crate) fn refresh(&self, random: &mut Random) {
+        let values: Vec<u8> = (0..64).flat_map(|_| attempts::value_of_frames(random).to_le_bytes()).collect();
         self.space.write(RemoteAddr(VALUES), &values).expect("write");
         self.space.write(RemoteAddr(FRAME), &attempts::frame(random)).expect("write");
     }
 
     /// Something that a supervisor does. The steward does as it is told, whatever the guest writes meanwhile; but what
     /// comes with descriptors can be spoiled through the scratch page.
-    pub fn disturb(&self, random: &mut Random) {
+    pub(crate) fn disturb(&self, random: &mut Random) {
         match random.below(8) {
             0 => self.space.map_anonymous(TOY, TOY_BYTES, RW).expect("map"),
             1 => self.space.unmap(TOY, TOY_BYTES).expect("unmap"),
@@ -83,7 +84,10 @@ impl Stage {
             3 => {
                 let shared = random.pick(&[Sharing::Shared, Sharing::Private]);
                 let mapped = self.space.map_file(TOY, TOY_BYTES, RW, shared, self.file.as_fd(), 0);
-                assert!(!matches!(mapped, Err(Error::Ended { .. } | Error::Unresponsive { .. })), "{mapped:?}");
+                assert!(
+                    !matches!(mapped, Err(Error::Ended { .. } | Error::Unresponsive { .. })),
+                    "{mapped:?}"
+                );
             }
             4 | 5 => self.check_pattern(),
             6 => self.refresh(random),
@@ -101,7 +105,7 @@ impl Stage {
     }
 
     /// A vCPU, however often it takes.
-    pub fn vcpu(&self) -> Vcpu {
+    pub(crate) fn vcpu(&self) -> Vcpu {
         loop {
             match timed("a vCPU", || self.space.vcpu()) {
                 Ok(vcpu) => return vcpu,
@@ -111,7 +115,7 @@ impl Stage {
     }
 
     /// Registers of a thread that scribbles: over an area, its first lines, its signal stack's top, the scratch page.
-    pub fn scribbler(random: &mut Random) -> Registers {
+    pub(crate) fn scribbler(random: &mut Random) -> Registers {
         let mut regs = Registers::default();
         let target = area_of(random.below(SLOTS) as usize);
         if random.one_in(4) {
@@ -139,5 +143,5 @@ impl Stage {
 }
 
 fn pattern() -> Vec<u8> {
-    (0..PATTERN_BYTES).map(|n| (n * 7 ^ n >> 8) as u8).collect()
+    (0..PATTERN_BYTES).map(|n| ((n * 7) ^ (n >> 8)) as u8).collect()
 }

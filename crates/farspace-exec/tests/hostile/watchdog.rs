@@ -9,16 +9,16 @@ const PATIENCE: Duration = Duration::from_millis(30);
 
 /// One guarded vCPU.
 #[derive(Debug)]
-pub struct Watchdog {
+pub(crate) struct Watchdog {
     origin: Instant,
     pid: AtomicI32,
     since_us: AtomicU64,
-    pub kills: AtomicU64,
+    pub(crate) kills: AtomicU64,
     is_over: AtomicBool,
 }
 
 impl Watchdog {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             origin: Instant::now(),
             pid: AtomicI32::new(0),
@@ -29,7 +29,7 @@ impl Watchdog {
     }
 
     /// Guards what `work` does with a vCPU.
-    pub fn guard<T>(&self, pid: i32, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn guard<T>(&self, pid: i32, work: impl FnOnce() -> T) -> T {
         self.since_us.store(self.origin.elapsed().as_micros() as u64, Ordering::SeqCst);
         self.pid.store(pid, Ordering::SeqCst);
         let outcome = work();
@@ -38,7 +38,7 @@ impl Watchdog {
     }
 
     /// Watches until [`Watchdog::end`].
-    pub fn watch(&self) {
+    pub(crate) fn watch(&self) {
         while !self.is_over.load(Ordering::Relaxed) {
             std::thread::sleep(PATIENCE / 4);
             let since = Duration::from_micros(self.since_us.load(Ordering::SeqCst));
@@ -54,7 +54,7 @@ impl Watchdog {
         }
     }
 
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
 }

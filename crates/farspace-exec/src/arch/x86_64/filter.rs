@@ -63,12 +63,7 @@ pub(crate) fn program(stub: u64, direct: &[u32]) -> Vec<u8> {
     }
     // write(0, ..., 8); in a created space no descriptor is open, and the engine waits by futex.
     if stub != RESERVED_BASE {
-        inside.push(Instruction {
-            code: JUMP_EQUAL,
-            jump_true: 0,
-            jump_false: 5,
-            k: libc::SYS_write as u32,
-        });
+        inside.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 5, k: libc::SYS_write as u32 });
         inside.push(load(argument(0)));
         inside.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 3, k: 0 });
         inside.push(load(argument(2)));
