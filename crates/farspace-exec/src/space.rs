@@ -247,7 +247,10 @@ impl Space {
     fn start(&self, steward: &mut Steward, index: usize, operation: &'static str) -> Result<i32> {
         let at = area_of(index);
         let offset = AREAS_OFFSET + index as u64 * AREA_BYTES;
-        self.inner.memory.u32(offset as usize + area::EVENT).store(0, Ordering::SeqCst);
+        // What an earlier vCPU left: the answer to its first event would be taken for that to ours.
+        for word in [area::EVENT, area::ANSWERED] {
+            self.inner.memory.u32(offset as usize + word).store(0, Ordering::SeqCst);
+        }
         let mut orders = Orders::new();
         // PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, the steward's own memory file
         orders.call(libc::SYS_mmap, &[at, AREA_BYTES, 3, 0x11, 1, offset]);

@@ -71,7 +71,9 @@ fn no_stub_survives_its_supervisor() {
         while byte != *b"!" {
             stdout.read_exact(&mut byte).expect("it starts");
         }
-        std::thread::sleep(Duration::from_micros(random.below(80_000)));
+        let limit = random.pick(&[2_000, 20_000, 80_000]);
+        let limit = if random.one_in(4) { limit / 2 } else { limit };
+        std::thread::sleep(Duration::from_micros(random.below(limit)));
         found += tasks::descendants(child.id() as i32).len();
         child.kill().expect("kill");
         let begin = Instant::now();
