@@ -24,6 +24,9 @@ mod engine;
 mod error;
 mod event;
 mod foreign;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod maps;
 mod memory;
 mod orders;
