@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use farspace_abi::vcpu::{VCPU_CODE, area, area_of};
+use farspace_abi::vcpu::{SCRATCH, VCPU_CODE, area, area_of};
 use farspace_exec::{Engine, Error, Event, Reg, RemoteAddr};
 
 #[path = "hostile/attempts.rs"]
@@ -74,6 +74,87 @@ fn the_observer_sees() {
     })
     .join()
     .expect("it is seen");
+}
+
+/// A thread says that the next vCPU has started before it has. The page of orders must not change under that one.
+#[test]
+fn a_forged_start_changes_no_orders() {
+    let seen = observer::observe();
+    let engine = Engine::new().expect("an engine");
+    let mut random = Random(2);
+    let stage = Stage::new(&engine, &seen, &mut random);
+    let forger = stage.vcpu();
+    // The area of the second is mapped from now on.
+    drop(stage.vcpu());
+    let is_over = AtomicBool::new(false);
+    let mut forged = 0;
+    std::thread::scope(|scope| {
+        let (is_over, mut forger) = (&is_over, forger);
+        scope.spawn(move || {
+            let mut regs = farspace_exec::Registers::default();
+            regs[Reg::Rip] = guests::first();
+            regs[Reg::Rdi] = area_of(1);
+            regs[Reg::Rsi] = area_of(1) + area::STACK as u64 + 0x1000;
+            while !is_over.load(Ordering::Relaxed) {
+                regs[Reg::Rdx] = 10_000;
+                forger.load(&regs).expect("load");
+                forger.run(Some(Duration::from_secs(5))).expect("run");
+            }
+        });
+        let _end = Over(is_over);
+        for _ in 0..200 {
+            let vcpu = timed("a vCPU", || stage.space.vcpu());
+            // Many steps over those of the start.
+            let fork = timed("a fork", || stage.space.fork());
+            assert!(!matches!(fork, Err(Error::Unresponsive { .. })), "{fork:?}");
+            forged += u32::from(vcpu.is_err());
+        }
+    });
+    println!("{forged} forged starts were noticed");
+    let wrong = seen.wrong.lock().expect("no panics");
+    assert!(wrong.is_empty(), "system calls that nobody ordered: {wrong:#?}");
+}
+
+/// A thread spoils the message that brings a fork its descriptors. What comes of it takes no orders of the space's.
+#[test]
+fn a_spoiled_fork_takes_no_orders() {
+    let seen = observer::observe();
+    let engine = Engine::new().expect("an engine");
+    let mut random = Random(3);
+    let stage = Stage::new(&engine, &seen, &mut random);
+    // Lengths with room for one descriptor, for two, and so on.
+    let lengths: Vec<u8> = (0..64).flat_map(|n: u64| (16 + n % 5 * 4).to_le_bytes()).collect();
+    stage.space.write(RemoteAddr(attempts::VALUES), &lengths).expect("write");
+    let mut spoiler = stage.vcpu();
+    let is_over = AtomicBool::new(false);
+    let mut spoiled = 0;
+    std::thread::scope(|scope| {
+        let is_over = &is_over;
+        scope.spawn(move || {
+            let mut regs = farspace_exec::Registers::default();
+            regs[Reg::Rip] = guests::scribble();
+            // msg_controllen (recvmsg(2))
+            regs[Reg::Rdi] = SCRATCH + 0x100 + 40;
+            regs[Reg::Rsi] = 1;
+            regs[Reg::Rbx] = 1;
+            regs[Reg::R9] = attempts::VALUES;
+            while !is_over.load(Ordering::Relaxed) {
+                regs[Reg::Rdx] = 10_000;
+                spoiler.load(&regs).expect("load");
+                spoiler.run(Some(Duration::from_secs(5))).expect("run");
+            }
+        });
+        let _end = Over(is_over);
+        for round in 0..200u64 {
+            let fork = timed("a fork", || stage.space.fork());
+            assert!(!matches!(fork, Err(Error::Unresponsive { .. })), "{fork:?}");
+            spoiled += u32::from(fork.is_err());
+            stage.check_orders(round);
+        }
+    });
+    println!("{spoiled} forks were spoiled");
+    let wrong = seen.wrong.lock().expect("no panics");
+    assert!(wrong.is_empty(), "system calls that nobody ordered: {wrong:#?}");
 }
 
 /// Without a watchdog: what hides in the stub's own code is given up.
@@ -211,6 +292,15 @@ fn scribble(stage: &Stage, guard: &Watchdog, is_over: &AtomicBool, random: &mut 
             Err(error) => panic!("{error:?}"),
         }
         std::thread::sleep(Duration::from_micros(random.below(1000)));
+    }
+}
+
+/// Ends the other thread, whatever happens here.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

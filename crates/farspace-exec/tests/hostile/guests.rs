@@ -67,6 +67,17 @@ global_asm!(
     "jnz farspace_hostile_forge",
     "syscall",
     "ud2",
+    // Waits, RDX times, for the event word at RDI to be cleared for a new vCPU, and says that it has started.
+    "farspace_hostile_first:",
+    "mov [rdi + 0x88], rsi",
+    "mov ecx, 5",
+    "xor eax, eax",
+    "lock cmpxchg [rdi], ecx",
+    "pause",
+    "dec rdx",
+    "jnz farspace_hostile_first",
+    "syscall",
+    "ud2",
     // Selector, flags, bases and protection keys of R14 and R15, then to RCX.
     "farspace_hostile_selector:",
     "mov es, r15d",
@@ -153,6 +164,7 @@ macro_rules! pieces {
 pieces! {
     scribble = farspace_hostile_scribble,
     forge = farspace_hostile_forge,
+    first = farspace_hostile_first,
     selector = farspace_hostile_selector,
     flags = farspace_hostile_flags,
     bases = farspace_hostile_bases,

@@ -108,8 +108,7 @@ fn install() -> OwnedFd {
 fn watch(listener: &OwnedFd, seen: &Seen) {
     const RECEIVE: u64 = 0xc050_2100;
     const SEND: u64 = 0xc018_2101;
-    // By task: when it began, once it has done the last call of a vCPU's start.
-    let mut finished = BTreeMap::new();
+    let mut starts = BTreeMap::new();
     loop {
         let mut call = Notification::default();
         // SAFETY: the kernel fills in what has the layout of its own structure.
@@ -121,7 +120,7 @@ fn watch(listener: &OwnedFd, seen: &Seen) {
             }
         }
         seen.calls.fetch_add(1, Ordering::Relaxed);
-        if let Err(why) = check(&call, seen, &mut finished) {
+        if let Err(why) = check(&call, seen, &mut starts) {
             let mut wrong = seen.wrong.lock().expect("no panics");
             if wrong.len() < 20 {
                 wrong.push(format!("{why}: {call:x?}"));
@@ -134,21 +133,54 @@ fn watch(listener: &OwnedFd, seen: &Seen) {
     }
 }
 
-fn check(call: &Notification, seen: &Seen, finished: &mut BTreeMap<u32, u64>) -> Result<(), &'static str> {
+/// What the task of a vCPU does before it is one, in this order.
+const START: [i64; 6] = [
+    libc::SYS_prctl,
+    libc::SYS_getppid,
+    libc::SYS_close_range,
+    libc::SYS_sigaltstack,
+    libc::SYS_seccomp,
+    libc::SYS_prctl,
+];
+
+/// The task of a vCPU.
+#[derive(Clone, Copy, Debug)]
+struct Start {
+    /// When it began: a number is used again.
+    began: u64,
+    /// Calls of [`START`] that it has done.
+    done: usize,
+}
+
+impl Start {
+    fn next(&mut self, nr: i64) -> Result<(), &'static str> {
+        match START.get(self.done) {
+            Some(expected) if *expected == nr => self.done += 1,
+            Some(_) => return Err("not what a vCPU starts with"),
+            None => return Err("from the steward's code by a vCPU"),
+        }
+        Ok(())
+    }
+}
+
+fn check(call: &Notification, seen: &Seen, starts: &mut BTreeMap<u32, Start>) -> Result<(), &'static str> {
     if call.arch != 0xc000_003e {
         return Err("another table");
     }
     if !(STEWARD_CODE + 1..STEWARD_CODE + PAGE).contains(&call.ip) {
         return Err("not from the steward's code");
     }
-    if let Some(began) = finished.get(&call.pid)
-        && start_of(call.pid) == Some(*began)
-    {
-        return Err("from the steward's code by a vCPU");
-    }
     let [a, b, c, d, e, f] = call.args;
-    let in_orders = |at: u64| (ORDERS..ORDERS + PAGE).contains(&at);
     let nr = i64::from(call.nr);
+    let is_first = nr == libc::SYS_prctl && a == libc::PR_SET_PDEATHSIG as u64;
+    if let Some(start) = starts.get_mut(&call.pid)
+        && start_of(call.pid) == Some(start.began)
+    {
+        start.next(nr)?;
+    } else if is_first {
+        starts.extend(start_of(call.pid).map(|began| (call.pid, Start { began, done: 1 })));
+    }
+    let in_orders = |at: u64| (ORDERS..ORDERS + PAGE).contains(&at);
     let is_right = match nr {
         libc::SYS_read => [a, b, c] == [0, SCRATCH, 64],
         libc::SYS_write => [a, b, c] == [2, ORDERS + 8, 8],
@@ -172,10 +204,7 @@ fn check(call: &Notification, seen: &Seen, finished: &mut BTreeMap<u32, u64>) ->
         libc::SYS_prctl => match a as i32 {
             libc::PR_SET_PDEATHSIG => b == libc::SIGKILL as u64,
             libc::PR_SET_CHILD_SUBREAPER | libc::PR_SET_NO_NEW_PRIVS => b == 1,
-            59 => {
-                finished.extend(start_of(call.pid).map(|began| (call.pid, began)));
-                [b, c, d, e] == [1, VCPU_CODE, PAGE, CONSTANTS]
-            }
+            59 => [b, c, d, e] == [1, VCPU_CODE, PAGE, CONSTANTS],
             _ => false,
         },
         libc::SYS_mmap if a == ORDERS => [b, c, d, e, f] == [PAGE, 1, 0x11, 1, 0],
