@@ -122,8 +122,8 @@ fn stub_byte(number: u64, random: &mut Random) -> u64 {
     if byte < CODE_BYTES { STEWARD_CODE + byte } else { VCPU_CODE + byte - CODE_BYTES }
 }
 
-/// The registers of attempt `number`; RIP says what it is.
-pub(crate) fn registers(number: u64, may_trace: bool, random: &mut Random) -> Registers {
+/// The registers of attempt `number`; RIP says what it is. `gates` are the stub's system call instructions.
+pub(crate) fn registers(number: u64, may_trace: bool, gates: &[u64], random: &mut Random) -> Registers {
     let mut regs = any(random);
     let byte = stub_byte(number, random);
     // Where the pieces that change something go on.
@@ -136,8 +136,12 @@ pub(crate) fn registers(number: u64, may_trace: bool, random: &mut Random) -> Re
         regs[Reg::Rbx] = area_of(random.below(SLOTS) as usize);
         regs[Reg::R12] = regs[Reg::Rbx] + area::STACK as u64 + random.below(0x600) * 8;
     }
-    regs[Reg::Rip] = match random.below(20) {
+    regs[Reg::Rip] = match random.below(22) {
         0..8 => byte,
+        20 | 21 => {
+            regs[Reg::Rax] = call(random);
+            random.pick(gates)
+        }
         8 => {
             regs[Reg::R15] =
                 random.pick(&[0, 1, 2, 3, 0x0f, 0x17, 0x1f, 0x2b, 0x23, 0x33, 0x53, 0x63, 0x7b, 0x7fff]);
@@ -157,8 +161,8 @@ pub(crate) fn registers(number: u64, may_trace: bool, random: &mut Random) -> Re
             regs[Reg::Rcx] = FRAME_BYTES;
             regs[Reg::R12] = regs[Reg::Rdi];
             regs[Reg::Rsp] = regs[Reg::Rdi] + 8;
-            // rt_sigreturn, wherever its instruction is: EAX is its number for a jump right there.
-            regs[Reg::Rax] = VCPU_CODE + random.below(CODE_BYTES);
+            // rt_sigreturn: from where RSP or EAX is set for it, five bytes each.
+            regs[Reg::Rax] = random.pick(gates) - random.pick(&[5, 10]);
             guests::copy()
         }
         13 | 14 => random.pick(&[guests::syscall(), guests::int80(), guests::sysenter()]),
@@ -186,6 +190,13 @@ pub(crate) fn frame(random: &mut Random) -> Vec<u8> {
     // After the return address: uc_flags, uc_link, uc_stack; 16 general registers, RIP, flags, selectors.
     let registers = 1 + 5;
     words[1] = random.pick(&[0, 1, 2, 4, 7]);
+    if random.one_in(2) {
+        // A signal stack that the kernel accepts.
+        let area = area_of(random.below(SLOTS) as usize);
+        words[3] = random.pick(&[DATA.0, area + area::STACK as u64]);
+        words[4] = random.pick(&[0, 2, 1 << 31]);
+        words[5] = 0x7000;
+    }
     words[registers + 15] = STACK - 0x1000;
     let anywhere = value(random);
     words[registers + 16] = random.pick(&[guests::syscall(), VCPU_CODE, guests::int80_32(), anywhere]);

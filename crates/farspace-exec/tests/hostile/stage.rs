@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use farspace_abi::vcpu::{AREA_BYTES, SCRATCH, area, area_of};
+use farspace_abi::vcpu::{AREA_BYTES, RESERVED_BASE, SCRATCH, STUB_BYTES, area, area_of};
 use farspace_exec::{Engine, Error, Protection, Reg, Registers, RemoteAddr, Sharing, Space, Vcpu};
 
 use crate::attempts::{self, DATA, DATA_BYTES, FRAME, SLOTS, VALUES};
@@ -27,6 +27,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(25);
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) space: Space,
+    /// The stub's system call instructions.
+    pub(crate) gates: Vec<u64>,
     file: OwnedFd,
 }
 
@@ -60,7 +62,11 @@ impl Stage {
         space.write(PATTERN, &pattern()).expect("write");
         let file = rustix::fs::memfd_create("toy", rustix::fs::MemfdFlags::CLOEXEC).expect("a memfd");
         rustix::fs::ftruncate(&file, TOY_BYTES).expect("truncate");
-        let stage = Self { space, file };
+        let mut stub = vec![0; STUB_BYTES as usize];
+        space.read(RemoteAddr(RESERVED_BASE), &mut stub).expect("read");
+        let is_gate = |at: &usize| stub[*at..].starts_with(&[0x0f, 0x05]);
+        let gates = (0..stub.len()).filter(is_gate).map(|at| RESERVED_BASE + at as u64).collect();
+        let stage = Self { space, gates, file };
         stage.refresh(random);
         stage
     }
