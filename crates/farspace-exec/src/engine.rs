@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use farspace_abi::vcpu::{KICK, RESERVED_BASE, RESERVED_END, VCPU_CODE};
+use farspace_abi::vcpu::{KICK, RESERVED_BASE, RESERVED_END, STUB_BYTES, VCPU_CODE};
 use farspace_sys::pidfd;
 use rustix::fs::{MemfdFlags, SealFlags, memfd_create};
 use rustix::io::Errno;
@@ -36,6 +36,8 @@ pub(crate) struct Root {
     /// Numbers of the calls that the stub makes itself.
     pub(crate) direct: Vec<u32>,
     child: Mutex<Child>,
+    /// Seccomp filters that stewards inherit from the caller; a vCPU has one more.
+    pub(crate) filters: u32,
 }
 
 impl Engine {
@@ -75,7 +77,10 @@ impl Engine {
         let pid = child.id() as i32;
         let pidfd = pidfd::open(pid).map_err(|e| error(e.errno))?;
         let steward = Steward::new(pid, pidfd, line);
-        let root = Root { steward: Mutex::new(steward), direct: direct.to_vec(), child: Mutex::new(child) };
+        // The caller's own, inherited: it isn't privileged to change them.
+        let filters = crate::birth::filters(pid).map_err(error)?;
+        let (steward, child) = (Mutex::new(steward), Mutex::new(child));
+        let root = Root { steward, direct: direct.to_vec(), child, filters };
         let engine = Self { root: Arc::new(root) };
         engine.settle()?;
         Ok(engine)
@@ -100,8 +105,9 @@ impl Engine {
         orders.call(libc::SYS_setpgid, &[0, 0]);
         orders.call(libc::SYS_prctl, &[libc::PR_SET_CHILD_SUBREAPER as u64, 1]);
         orders.call(libc::SYS_prctl, &[libc::PR_SET_NO_NEW_PRIVS as u64, 1]);
-        let no_core = orders.data(&[0; 16]);
-        orders.call(libc::SYS_prlimit64, &[0, u64::from(libc::RLIMIT_CORE), no_core]);
+        // No core dumps of guests: 1 byte, as a limit of 0 doesn't hold for a pipe (core(5); do_coredump, fs/coredump.c).
+        let no_core = orders.data(&[1u64.to_le_bytes(), 1u64.to_le_bytes()].concat());
+        orders.try_call(libc::SYS_prlimit64, &[0, u64::from(libc::RLIMIT_CORE), no_core]);
         // Children of whom nobody hears.
         let ignore = orders.data(&action(libc::SIG_IGN as u64, 0));
         orders.call(libc::SYS_rt_sigaction, &[libc::SIGCHLD as u64, ignore, 0, 8]);
@@ -112,6 +118,8 @@ impl Engine {
         }
         orders.call(libc::SYS_munmap, &[0x1000, RESERVED_BASE - 0x1000]);
         orders.call(libc::SYS_munmap, &[RESERVED_END, TASK_END - RESERVED_END]);
+        // Linux 6.10: not even orders could change the stub then.
+        orders.try_call(libc::SYS_mseal, &[RESERVED_BASE, STUB_BYTES, 0]);
         let mut steward = self.root.steward.lock().unwrap_or_else(PoisonError::into_inner);
         steward.order(&orders, "prepare the first steward").map(drop)
     }

@@ -10,7 +10,7 @@
 //! | `space` | mappings, copies, forks |
 //! | `steward`, `orders` | system calls in a space, on orders that the guest can't forge |
 //! | `patching`, `maps` | hot system call sites are rewritten, and put back when their code changes |
-//! | `vcpu`, `area`, `wait`, `pace` | running a guest: events, registers, and waiting without burning a CPU |
+//! | `vcpu`, `birth`, `area`, `wait`, `pace` | running a guest: events, registers, and waiting without burning a CPU |
 //! | `memory` | the memory file of a space |
 //! | `foreign` | guests in the address space of a process that runs already |
 //! | `arch/x86_64` | the stub's code, its filter, and the layout of signal frames |
@@ -19,10 +19,14 @@
 #[path = "arch/x86_64/mod.rs"]
 mod arch;
 mod area;
+mod birth;
 mod engine;
 mod error;
 mod event;
 mod foreign;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod maps;
 mod memory;
 mod orders;

@@ -38,9 +38,11 @@ impl Orders {
         self.step(nr as u32, orders::KEEP | orders::MAY_FAIL, args)
     }
 
-    /// A system call without arguments that must give this very result, or the task ends.
-    pub(crate) fn expect(&mut self, nr: i64, result: u64) -> &mut Self {
-        self.step(nr as u32, orders::EXPECT, &[0, 0, 0, 0, 0, result])
+    /// A system call of at most five arguments that must give this very result, or the task ends.
+    pub(crate) fn must(&mut self, nr: i64, args: &[u64], result: u64) -> &mut Self {
+        let mut all = [0, 0, 0, 0, 0, result];
+        all[..args.len()].copy_from_slice(args);
+        self.step(nr as u32, orders::EXPECT, &all)
     }
 
     /// A clone, whose pid is the answer; the parent goes on with what follows, up to [`Orders::child`].

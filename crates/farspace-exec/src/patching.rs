@@ -23,6 +23,8 @@ use crate::{Error, Result};
 
 /// Traps at a site before it is rewritten, which costs about as much as twenty of them.
 const HOT: u32 = 8;
+/// Sites of which something is noted: a guest with more has its reasons, or none.
+const MAX_NOTED: usize = 1 << 16;
 /// Calls that don't come back to their site.
 const ONE_WAY: [u64; 5] = [
     libc::SYS_exit as u64,
@@ -111,8 +113,13 @@ impl Inner {
             return false;
         }
         let mut patching = self.patching();
-        if patching.is_off || patching.never.contains(&site) {
+        // Where a trap was is what the guest says.
+        if patching.is_off || patching.never.contains(&site) || patching.maps.code_bytes(site) < 2 {
             return false;
+        }
+        if patching.traps.len() + patching.never.len() >= MAX_NOTED {
+            patching.traps.clear();
+            patching.never.clear();
         }
         let traps = patching.traps.entry(site).or_default();
         *traps += 1;

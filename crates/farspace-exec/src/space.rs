@@ -60,7 +60,7 @@ pub struct Space {
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    root: Arc<Root>,
+    pub(crate) root: Arc<Root>,
     pub(crate) steward: Mutex<Steward>,
     pub(crate) memory: Arc<SpaceMemory>,
     pub(crate) mem: Memory,
@@ -82,11 +82,13 @@ impl Space {
         orders.clone(&[libc::SIGCHLD as u64]);
         orders.call(libc::SYS_close_range, &[RECEIVED, u64::from(u32::MAX), 0]);
         orders.child();
+        // Guest threads of the parent can spoil what is received (the message header lies in the scratch page). The child
+        // then ends: with its parent's descriptors it would answer, and carry out, orders that aren't its own.
         for own in 0..3 {
-            orders.call(libc::SYS_dup2, &[RECEIVED + own, own]);
+            orders.must(libc::SYS_dup2, &[RECEIVED + own, own], own);
         }
-        orders.call(libc::SYS_close_range, &[RECEIVED, u64::from(u32::MAX), 0]);
-        orders.call(libc::SYS_munmap, &[AREAS, RESERVED_END - AREAS]);
+        orders.must(libc::SYS_close_range, &[RECEIVED, u64::from(u32::MAX), 0], 0);
+        orders.must(libc::SYS_munmap, &[AREAS, RESERVED_END - AREAS], 0);
         orders.jump(STEWARD_CODE, 0, 0);
         let fds = [far.socket.as_fd(), line.memory.fd(), line.bell()];
         // Held until the child has left its parent's orders, which are in the page that the next ones go to.
@@ -230,8 +232,10 @@ impl Space {
     pub fn vcpu(&self) -> Result<Vcpu> {
         const OPERATION: &str = "create a vCPU";
         let index = self.inner.take_slot().ok_or(Error::new(OPERATION, Errno::MFILE))?;
-        match self.start(index, OPERATION) {
-            Ok(vcpu) => Ok(vcpu),
+        let mut steward = self.inner.steward();
+        match self.start(&mut steward, index, OPERATION) {
+            // The lock is held until the new task has left the orders. From here on the slot is the vCPU's to give back.
+            Ok(pid) => Vcpu::new(&self.inner, index, pid, steward.pace_of_child(pid)),
             Err(error) => {
                 self.inner.free_slot(index);
                 Err(error)
@@ -239,11 +243,14 @@ impl Space {
         }
     }
 
-    fn start(&self, index: usize, operation: &'static str) -> Result<Vcpu> {
+    /// Starts the task of a vCPU; the result is its pid.
+    fn start(&self, steward: &mut Steward, index: usize, operation: &'static str) -> Result<i32> {
         let at = area_of(index);
         let offset = AREAS_OFFSET + index as u64 * AREA_BYTES;
-        self.inner.memory.u32(offset as usize + area::EVENT).store(0, Ordering::SeqCst);
-        let mut steward = self.inner.steward();
+        // What an earlier vCPU left: the answer to its first event would be taken for that to ours.
+        for word in [area::EVENT, area::ANSWERED] {
+            self.inner.memory.u32(offset as usize + word).store(0, Ordering::SeqCst);
+        }
         let mut orders = Orders::new();
         // PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, the steward's own memory file
         orders.call(libc::SYS_mmap, &[at, AREA_BYTES, 3, 0x11, 1, offset]);
@@ -256,7 +263,7 @@ impl Space {
         orders.clone(&[flags as u64, 0, 0, at + area::EVENT as u64]);
         orders.child();
         orders.call(libc::SYS_prctl, &[libc::PR_SET_PDEATHSIG as u64, libc::SIGKILL as u64]);
-        orders.expect(libc::SYS_getppid, steward.pid() as u64);
+        orders.must(libc::SYS_getppid, &[], steward.pid() as u64);
         orders.call(libc::SYS_close_range, &[0, u64::from(u32::MAX), 0]);
         let mut stack = [0; 24];
         stack[..8].copy_from_slice(&(at + area::STACK as u64).to_le_bytes());
@@ -273,9 +280,7 @@ impl Space {
         // PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON
         orders.call(libc::SYS_prctl, &[59, 1, VCPU_CODE, 0x1000, CONSTANTS]);
         orders.jump(VCPU_CODE, at, u64::from(selector_of(index)));
-        let pid = steward.order(&orders, operation)? as i32;
-        // The lock is held until the new task has left the orders.
-        Vcpu::new(&self.inner, index, pid, steward.pace_of_child(pid))
+        Ok(steward.order(&orders, operation)? as i32)
     }
 
     fn call(&self, operation: &'static str, at: RemoteAddr, nr: i64, args: &[u64]) -> Result<()> {
@@ -307,7 +312,7 @@ impl Inner {
         Some(free)
     }
 
-    fn free_slot(&self, index: usize) {
+    pub(crate) fn free_slot(&self, index: usize) {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)[index] = Slot::Free;
     }
 
@@ -342,14 +347,15 @@ fn descriptor(index: usize) -> [u8; 16] {
 
 /// The pages that a range touches.
 fn pages(at: RemoteAddr, len: u64) -> Range<u64> {
-    at.0 & !0xfff..at.0.saturating_add(len).next_multiple_of(4096)
+    let end = at.0.saturating_add(len);
+    at.0 & !0xfff..end.checked_next_multiple_of(4096).unwrap_or(u64::MAX)
 }
 
 fn check(at: RemoteAddr, len: u64, operation: &'static str) -> Result<()> {
-    if len == 0 || !at.0.is_multiple_of(4096) {
-        return Err(Error::Memory { operation, at, errno: Errno::INVAL });
+    match len.checked_next_multiple_of(4096) {
+        Some(len) if len > 0 && at.0.is_multiple_of(4096) => check_range(at, len, operation),
+        _ => Err(Error::Memory { operation, at, errno: Errno::INVAL }),
     }
-    check_range(at, len.next_multiple_of(4096), operation)
 }
 
 /// Refuses what touches the engine's own range.

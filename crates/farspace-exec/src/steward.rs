@@ -168,7 +168,10 @@ impl Drop for Steward {
 }
 
 /// Begins orders that come with descriptors; they become [`RECEIVED`] and the numbers after it.
+///
+/// Whatever earlier orders left behind when they failed half-way is closed first: the numbers would be others.
 pub(crate) fn receive(orders: &mut Orders) {
+    orders.call(libc::SYS_close_range, &[RECEIVED, u64::from(u32::MAX), 0]);
     // MSG_CMSG_CLOEXEC
     orders.call(libc::SYS_recvmsg, &[0, MESSAGE, 0x4000_0000]);
 }

@@ -13,7 +13,8 @@ use rustix::io::Errno;
 
 use crate::arch::frame;
 use crate::area::{Area, FrameAt, framed, patched};
-use crate::event::{ARCH_X86_64, Event, Fault, Route, Syscall};
+use crate::engine::CAUGHT;
+use crate::event::{ARCH_I386, ARCH_X86_64, Event, Fault, Route, Syscall};
 use crate::pace::{PATIENCE, Pace, Placement};
 use crate::patching::Place;
 use crate::regs::{Reg, Registers};
@@ -103,7 +104,10 @@ fn send_kick(pidfd: &OwnedFd) {
 impl Vcpu {
     /// Waits for a new task to come up; its first frame is that of the trap it starts with.
     pub(crate) fn new(space: &Arc<Inner>, index: usize, pid: i32, pace: Pace) -> Result<Self> {
-        let pidfd = pidfd::open(pid).map_err(|_| Error::Ended { pid })?;
+        let pidfd = pidfd::open(pid).map_err(|_| {
+            space.free_slot(index);
+            Error::Ended { pid }
+        })?;
         let mut vcpu = Self {
             space: Arc::clone(space),
             index,
@@ -122,11 +126,25 @@ impl Vcpu {
             fruitless: 0,
             retried: None,
         };
-        vcpu.await_event(0, Some(PROMPT))?;
-        vcpu.accept()?;
+        if let Err(error) = vcpu.come_up() {
+            // The caller gives the steward other orders next: nobody may still be reading these.
+            vcpu.lose();
+            pidfd::wait_end(vcpu.pidfd.as_fd(), PROMPT);
+            return Err(error);
+        }
         // A clean start: nothing of the stub's in the registers.
         vcpu.set_registers(&Registers::default());
         Ok(vcpu)
+    }
+
+    fn come_up(&mut self) -> Result<()> {
+        self.await_event(0, Some(PROMPT))?;
+        self.accept()?;
+        // Another thread of the guest can say so in its place.
+        if crate::birth::filters(self.pid).is_ok_and(|filters| filters <= self.space.root.filters) {
+            return Err(self.damaged("the start of a vCPU that has not started"));
+        }
+        Ok(())
     }
 
     /// The task's pid.
@@ -411,6 +429,7 @@ impl Vcpu {
         let asleep = self.area.word(area::ENGINE_ASLEEP);
         let mut kicked: Option<Instant> = None;
         let mut begin = None;
+        let mut patience = PATIENCE;
         asleep.store(area::ASLEEP_ON_FUTEX, Ordering::SeqCst);
         let outcome = loop {
             if event.load(Ordering::SeqCst) != self.event {
@@ -437,10 +456,10 @@ impl Vcpu {
             }
             let (slice, until) = match begin {
                 _ if kicked.is_some() => (KICK_AGAIN, None),
-                None if self.pace.is_tied() => (PATIENCE, deadline),
-                None => (LOOK_ALIVE, deadline),
-                Some(()) => (LOOK_ALIVE, deadline),
+                _ => (patience, deadline),
             };
+            // A guest can make the stub believe that nobody sleeps here: that delays it by what it took already.
+            patience = (patience * 2).min(LOOK_ALIVE);
             begin = Some(());
             wait::sleep(event, self.event, slice, until);
         };
@@ -495,7 +514,8 @@ impl Vcpu {
                 self.is_rewritten(frame, 0)?;
                 Ok(self.kick.swap(false, Ordering::SeqCst).then_some(Event::Interrupted))
             }
-            libc::SIGSYS if DISPATCHED.contains(&code) => Ok(Some(self.compat_call(frame))),
+            libc::SIGSYS if DISPATCHED.contains(&code) => self.compat_call(frame).map(Some),
+            _ if !CAUGHT.contains(&signal) => Err(self.damaged("a signal that no guest causes")),
             _ => {
                 let trapno = self.area.in_frame(frame, frame::TRAPNO);
                 let err = self.area.in_frame(frame, frame::ERR);
@@ -560,12 +580,15 @@ impl Vcpu {
     }
 
     /// A call of the 32-bit table.
-    fn compat_call(&self, frame: FrameAt) -> Event {
+    fn compat_call(&mut self, frame: FrameAt) -> Result<Event> {
         let arch = self.area.word_in_frame(frame, frame::siginfo::ARCH);
+        if arch != ARCH_I386 {
+            return Err(self.damaged("a system call of no known table"));
+        }
         let nr = u64::from(self.area.word_in_frame(frame, frame::siginfo::SYSCALL));
         let regs = [Reg::Rbx, Reg::Rcx, Reg::Rdx, Reg::Rsi, Reg::Rdi, Reg::Rbp];
         let args = regs.map(|reg| self.reg(reg) & u64::from(u32::MAX));
-        Event::Syscall(Syscall { nr, args, arch, route: Route::Trapped })
+        Ok(Event::Syscall(Syscall { nr, args, arch, route: Route::Trapped }))
     }
 
     /// The frame of the newest event.

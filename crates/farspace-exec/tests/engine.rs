@@ -91,3 +91,32 @@ fn forks_are_copies() {
     vcpu.set_reg(Reg::Rip, CODE.0).expect("set");
     assert!(matches!(vcpu.run(SOON).expect("run"), Event::Syscall(_)));
 }
+
+#[test]
+fn a_vcpu_in_the_place_of_another_waits_for_its_own_answers() {
+    // syscall; jmp back
+    let (_engine, space, mut vcpu) = guest(&[0x0f, 0x05, 0xeb, 0xfc]);
+    for _ in 0..100 {
+        assert!(matches!(vcpu.run(SOON), Ok(Event::Syscall(_))));
+        drop(vcpu);
+        vcpu = space.vcpu().expect("a vCPU");
+        vcpu.set_reg(Reg::Rip, CODE.0).expect("set");
+    }
+}
+
+#[test]
+fn addresses_and_lengths_near_the_top_are_errors() {
+    let (_engine, space, _vcpu) = guest(&[0x0f, 0x05]);
+    for (at, len) in
+        [(0, u64::MAX), (0x1000, u64::MAX - 0xfff), (u64::MAX - 0xfff, 0x1000), (1 << 47, 0x1000)]
+    {
+        let at = RemoteAddr(at);
+        assert!(space.map_anonymous(at, len, Protection::READ).is_err(), "{at:?} {len:#x}");
+        assert!(space.protect(at, len, Protection::READ).is_err(), "{at:?} {len:#x}");
+        assert!(space.unmap(at, len).is_err(), "{at:?} {len:#x}");
+    }
+    for at in [u64::MAX - 8, u64::MAX - 0x800, (1 << 47) - 8, 1 << 63] {
+        assert!(space.write(RemoteAddr(at), &[0; 8]).is_err(), "{at:#x}");
+        assert!(space.read(RemoteAddr(at), &mut [0; 8]).is_err(), "{at:#x}");
+    }
+}

@@ -5,7 +5,7 @@
 //! return from a signal and renew its own dispatch; everything else is a SIGSYS, which is reported like a
 //! dispatched call.
 
-use farspace_abi::vcpu::VCPU_OFFSET;
+use farspace_abi::vcpu::{RESERVED_BASE, VCPU_OFFSET};
 
 /// `struct sock_filter`.
 #[derive(Clone, Copy, Debug)]
@@ -61,13 +61,15 @@ pub(crate) fn program(stub: u64, direct: &[u32]) -> Vec<u8> {
         inside.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 1, k: *nr });
         inside.push(give(ALLOW));
     }
-    // write(0, ..., 8)
-    inside.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 5, k: libc::SYS_write as u32 });
-    inside.push(load(argument(0)));
-    inside.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 3, k: 0 });
-    inside.push(load(argument(2)));
-    inside.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 1, k: 8 });
-    inside.push(give(ALLOW));
+    // write(0, ..., 8); in a created space no descriptor is open, and the engine waits by futex.
+    if stub != RESERVED_BASE {
+        inside.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 5, k: libc::SYS_write as u32 });
+        inside.push(load(argument(0)));
+        inside.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 3, k: 0 });
+        inside.push(load(argument(2)));
+        inside.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 1, k: 8 });
+        inside.push(give(ALLOW));
+    }
     inside.push(give(TRAP));
     // Where the pointer isn't in the page, everything of that is jumped over; 255 is as far as that goes.
     assert!(inside.len() < 240, "few numbers run in the stub");
