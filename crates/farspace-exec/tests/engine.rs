@@ -120,3 +120,33 @@ fn addresses_and_lengths_near_the_top_are_errors() {
         assert!(space.read(RemoteAddr(at), &mut [0; 8]).is_err(), "{at:#x}");
     }
 }
+
+/// CPU time of a task, in clock ticks (proc_pid_stat(5), fields 14 and 15).
+fn ticks(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+    let fields = stat.rsplit_once(") ").expect("a name").1.split(' ');
+    fields.skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum()
+}
+
+#[test]
+fn idle_guests_use_no_cpu() {
+    // mov eax, 34 (pause); syscall
+    let (engine, _space, first) = guest(&[0xb8, 34, 0, 0, 0, 0x0f, 0x05]);
+    drop(first);
+    let guests: Vec<_> = (0..64)
+        .map(|_| {
+            let space = engine.space().expect("a space");
+            space.map_anonymous(CODE, 0x1000, Protection::READ | Protection::EXECUTE).expect("map");
+            space.write(CODE, &[0xb8, 34, 0, 0, 0, 0x0f, 0x05]).expect("write");
+            let mut vcpu = space.vcpu().expect("a vCPU");
+            vcpu.set_reg(Reg::Rip, CODE.0).expect("set");
+            assert!(matches!(vcpu.run(SOON).expect("run"), Event::Syscall(call) if call.nr == 34));
+            (space, vcpu)
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(100));
+    let sum = || guests.iter().map(|(_, vcpu)| ticks(vcpu.pid())).sum::<u64>();
+    let before = sum();
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(sum(), before, "ticks of 64 guests in 3 s");
+}

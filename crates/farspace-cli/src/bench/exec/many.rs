@@ -24,6 +24,30 @@ pub(super) const ENTRIES: &[Entry] = &[
 /// Calls that each guest of a crowd makes at least, or its thread's wake-up would be what is measured.
 const MIN_CALLS_EACH: u32 = 32;
 
+/// MiB of the kernel's and the user's memory that each of so many idle spaces with a vCPU takes.
+pub(super) fn memory_each(nr_spaces: u32) -> anyhow::Result<f64> {
+    let engine = Engine::new()?;
+    let before = memory_in_use()?;
+    let mut spaces = Vec::new();
+    for _ in 0..nr_spaces {
+        let (space, mut vcpu) = guest(&engine)?;
+        call(&mut vcpu)?;
+        spaces.push((vcpu, space));
+    }
+    Ok((memory_in_use()? - before) / 1024.0 / f64::from(nr_spaces))
+}
+
+/// KiB of what spaces consist of (proc_meminfo(5)).
+fn memory_in_use() -> anyhow::Result<f64> {
+    const KINDS: [&str; 5] = ["AnonPages:", "Shmem:", "Slab:", "KernelStack:", "PageTables:"];
+    let text = std::fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
+    let value = |kind: &&str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(*kind))?;
+        line.split_whitespace().next()?.parse::<f64>().ok()
+    };
+    Ok(KINDS.iter().filter_map(value).sum())
+}
+
 /// Spaces that are created, run to their first system call and dropped.
 fn lives() -> anyhow::Result<Round> {
     let engine = Engine::new()?;

@@ -13,6 +13,7 @@ use crate::cli::BenchExecArgs;
 use crate::interrupt;
 
 use super::Report;
+use super::report::Unit;
 use entry::Entry;
 use runner::{FULL, QUICK};
 
@@ -32,5 +33,10 @@ pub(crate) fn exec(args: &BenchExecArgs) -> anyhow::Result<Report> {
     let mut report = Report::new();
     let entries: Vec<&Entry> = ENTRIES.iter().copied().flatten().collect();
     runner::measure(&entries, if args.quick { QUICK } else { FULL }, &mut report)?;
+    let nr_spaces = if args.quick { 20 } else { 200 };
+    match (0..3).map(|_| many::memory_each(nr_spaces)).collect::<Result<Vec<_>, _>>() {
+        Ok(samples) => report.add("space-memory", Unit::MiB, &samples),
+        Err(error) => super::skip("space-memory", &format!("{error:#}")),
+    }
     Ok(report)
 }
