@@ -137,14 +137,6 @@ impl Target {
         self.pid
     }
 
-    /// The agent, if that is the mechanism.
-    pub(crate) fn resident(&self) -> Option<&Arc<Agent>> {
-        match &self.reach {
-            Reach::Agent(agent) => Some(agent),
-            _ => None,
-        }
-    }
-
     /// Which mechanism is in use, and why not a better one.
     pub fn report(&self) -> &Report {
         &self.report

@@ -60,7 +60,8 @@ impl Attachment {
     pub(super) fn new(pid: i32) -> Result<Self, Errno> {
         let options = AttachOptions { mechanism: Some(Mechanism::Agent), ..AttachOptions::default() };
         let target = Target::attach_with(pid, &options).map_err(|error| public(error.errno()))?;
-        let agent = Arc::clone(target.resident().ok_or(Errno::OPNOTSUPP)?);
+        let agent = target.agent("run guests in the memory").map_err(|error| public(error.errno()))?;
+        let agent = Arc::clone(agent);
         Ok(Self {
             target,
             agent,
@@ -139,11 +140,9 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        // All at once; what is dropped after this has nothing left to do.
-        if self.agent.leave().is_err() {
-            // It leaves by itself as soon as it can.
-            let _ = self.target.pid();
-        }
+        // All tasks at once; what is dropped after this has nothing left to do. An agent that can't be made to leave
+        // does so by itself as soon as it gets a CPU.
+        let _ = self.agent.leave();
     }
 }
 

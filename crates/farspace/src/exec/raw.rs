@@ -11,8 +11,11 @@ use crate::backend::{self, ExecCall};
 /// process_vm_exec with the arguments of the system call, checked in the order of SPEC.
 ///
 /// The first call for a target attaches to it; later ones don't. An attachment that isn't used for about a second is
-/// given up, and the target is as it was then ([`leave_idle`] does that at once). A child of fork(2) has none of its
-/// parent's.
+/// given up, and the target is as it was then ([`leave_idle`] does that at once). While there are any, this process has a
+/// thread more, with all signals blocked. A child of fork(2) has none of its parent's attachments.
+///
+/// Signals of `mask` must be blocked by the caller where one that comes between two calls would do harm. They can't
+/// come to this process's other threads if those block them as well.
 ///
 /// A system call by the vsyscall page is reported with `si_call_addr` at its entry there, and `rip` and `rsp` as after
 /// its return. One by `sysenter` from 64-bit code has lost its address in the processor: `rip` is of no use then.

@@ -24,6 +24,10 @@ fn memory_calls_and_the_callers_descriptors() {
         call(libc::SYS_write, [99_999, guest.page, 1, 0, 0, 0]).expect("a call"),
         -i64::from(libc::EBADF)
     );
+    // The wrong ends.
+    let [r, w] = [reader.as_raw_fd() as u64, number];
+    assert_eq!(call(libc::SYS_read, [w, guest.page, 1, 0, 0, 0]).expect("a call"), -i64::from(libc::EBADF));
+    assert_eq!(call(libc::SYS_write, [r, guest.page, 1, 0, 0, 0]).expect("a call"), -i64::from(libc::EBADF));
     for nr in [libc::SYS_execve, libc::SYS_clone, libc::SYS_exit, libc::SYS_getpid, 549, -1] {
         assert_eq!(call(nr, [0; 6]).map_err(|e| errno(&e)), Err(libc::EOPNOTSUPP), "{nr}");
     }
