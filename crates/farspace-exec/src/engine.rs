@@ -116,6 +116,10 @@ impl Engine {
         for signal in CAUGHT {
             orders.call(libc::SYS_rt_sigaction, &[signal as u64, catch, 0, 8]);
         }
+        // No signal from outside makes a steward, or a vCPU that isn't one yet, run the handler: its frame would lie
+        // where guests can write, and no filter would hold whoever returns from it.
+        let everything = orders.data(&u64::MAX.to_le_bytes());
+        orders.call(libc::SYS_rt_sigprocmask, &[libc::SIG_SETMASK as u64, everything, 0, 8]);
         orders.call(libc::SYS_munmap, &[0x1000, RESERVED_BASE - 0x1000]);
         orders.call(libc::SYS_munmap, &[RESERVED_END, TASK_END - RESERVED_END]);
         // Linux 6.10: not even orders could change the stub then.

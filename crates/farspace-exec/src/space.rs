@@ -277,6 +277,8 @@ impl Space {
         header[8..].copy_from_slice(&instructions.to_le_bytes());
         let header = orders.data(&header);
         orders.call(libc::SYS_seccomp, &[1, 0, header]);
+        let nothing = orders.data(&[0; 8]);
+        orders.call(libc::SYS_rt_sigprocmask, &[libc::SIG_SETMASK as u64, nothing, 0, 8]);
         // PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON
         orders.call(libc::SYS_prctl, &[59, 1, VCPU_CODE, 0x1000, CONSTANTS]);
         orders.jump(VCPU_CODE, at, u64::from(selector_of(index)));

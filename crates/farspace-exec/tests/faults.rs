@@ -142,6 +142,29 @@ fn killed_stubs_are_errors() {
 }
 
 #[test]
+fn stewards_take_no_signals() {
+    let _alone = alone();
+    let engine = Engine::new().expect("an engine");
+    let (space, mut vcpu) = guest(&engine, CALLS);
+    let steward = task(vcpu.pid()).expect("it lives").parent;
+    for signal in
+        [farspace_abi::vcpu::KICK, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP, libc::SIGTERM, libc::SIGHUP]
+    {
+        send(steward, signal);
+        space.map_anonymous(ELSEWHERE, 0x1000, Protection::READ).expect("map");
+        // What its children inherit.
+        assert!(matches!(start(&space).run(SOON), Ok(Event::Syscall(_))));
+        let copy = space.fork().expect("a fork");
+        assert!(matches!(start(&copy).run(SOON), Ok(Event::Syscall(_))));
+    }
+    assert!(matches!(vcpu.run(SOON), Ok(Event::Syscall(_))));
+    // Nor do they leave cores, not even to a pipe (core(5)).
+    let limits = std::fs::read_to_string(format!("/proc/{steward}/limits")).expect("it lives");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
+    assert!(core.split_whitespace().nth(4).is_some_and(|soft| ["0", "1"].contains(&soft)), "{core}");
+}
+
+#[test]
 fn stopped_stubs_are_errors() {
     let _alone = alone();
     let engine = Engine::new().expect("an engine");

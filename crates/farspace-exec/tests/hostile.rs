@@ -29,7 +29,7 @@ use stage::{Stage, is_its_own_fault, timed};
 use watchdog::Watchdog;
 
 /// Attempts, unless the environment says otherwise.
-const ATTEMPTS: u64 = 60_000;
+const ATTEMPTS: u64 = 40_000;
 /// Attempts before a space is replaced.
 const PER_SPACE: u64 = 4000;
 /// Spaces that are attacked side by side.

@@ -134,12 +134,13 @@ fn watch(listener: &OwnedFd, seen: &Seen) {
 }
 
 /// What the task of a vCPU does before it is one, in this order.
-const START: [i64; 6] = [
+const START: [i64; 7] = [
     libc::SYS_prctl,
     libc::SYS_getppid,
     libc::SYS_close_range,
     libc::SYS_sigaltstack,
     libc::SYS_seccomp,
+    libc::SYS_rt_sigprocmask,
     libc::SYS_prctl,
 ];
 
@@ -198,6 +199,7 @@ fn check(call: &Notification, seen: &Seen, starts: &mut BTreeMap<u32, Start>) ->
         libc::SYS_getppid | libc::SYS_setsid => true,
         libc::SYS_prlimit64 => [a, b] == [0, u64::from(libc::RLIMIT_CORE)] && in_orders(c) && d == 0,
         libc::SYS_rt_sigaction => in_orders(b) && [c, d] == [0, 8],
+        libc::SYS_rt_sigprocmask => a == libc::SIG_SETMASK as u64 && in_orders(b) && [c, d] == [0, 8],
         libc::SYS_sigaltstack => in_orders(a) && b == 0,
         libc::SYS_seccomp => [a, b] == [1, 0] && in_orders(c),
         libc::SYS_mseal => [a, b, c] == [RESERVED_BASE, STUB_BYTES, 0],

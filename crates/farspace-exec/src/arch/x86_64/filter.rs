@@ -80,8 +80,14 @@ pub(crate) fn program(stub: u64, direct: &[u32]) -> Vec<u8> {
     program.push(Instruction { code: JUMP_ABOVE, jump_true: 0, jump_false: 1 + over, k: low });
     program.push(Instruction { code: JUMP_ABOVE, jump_true: over, jump_false: 0, k: low + 0xfff });
     program.extend(inside);
-    // prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, code, 4096, ...), from anywhere.
     program.push(load(NR));
+    // What a new vCPU still has to do when it has its filter, from anywhere: user dispatch stops a guest's calls.
+    if stub == RESERVED_BASE {
+        let nr = libc::SYS_rt_sigprocmask as u32;
+        program.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 1, k: nr });
+        program.push(give(ALLOW));
+    }
+    // prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, code, 4096, ...)
     program.extend(trap_unless_equal(libc::SYS_prctl as u32));
     for (index, value) in [(0, 59), (1, 1), (2, low), (3, 0x1000)] {
         program.push(load(argument(index)));
