@@ -196,7 +196,7 @@ fn check(call: &Notification, seen: &Seen, starts: &mut BTreeMap<u32, Start>) ->
         libc::SYS_dup2 => b < 3 && a == b + 3,
         libc::SYS_modify_ldt => [a, c] == [1, 16] && in_orders(b),
         libc::SYS_membarrier => [1 << 5, 1 << 6].contains(&a),
-        libc::SYS_getppid | libc::SYS_setsid => true,
+        libc::SYS_getppid | libc::SYS_setpgid => true,
         libc::SYS_prlimit64 => [a, b] == [0, u64::from(libc::RLIMIT_CORE)] && in_orders(c) && d == 0,
         libc::SYS_rt_sigaction => in_orders(b) && [c, d] == [0, 8],
         libc::SYS_rt_sigprocmask => a == libc::SIG_SETMASK as u64 && in_orders(b) && [c, d] == [0, 8],
