@@ -96,8 +96,9 @@ pub mod area {
     /// u64: GS base to load.
     pub const LOAD_GS: usize = 0x58;
 
-    /// u32: 1 while the stub sleeps.
-    pub const STUB_ASLEEP: usize = 0x80;
+    /// u32: 1 while the stub sleeps. In a line that is seldom written to, and not beside one that the stub writes to: the
+    /// processor fetches lines in pairs.
+    pub const STUB_ASLEEP: usize = 0x4c;
     /// u64: address of the signal frame of the newest event.
     pub const FRAME: usize = 0x88;
     /// u64: FS base at the newest signal.

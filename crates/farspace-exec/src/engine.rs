@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use crate::arch::VcpuCode;
 use crate::arch::image;
 use crate::orders::Orders;
+use crate::pace::Pace;
 use crate::patching::Patching;
 use crate::space::Space;
 use crate::steward::{Line, RECEIVED, Steward};
@@ -76,7 +77,7 @@ impl Engine {
             .map_err(|e| error(errno_of(&e)))?;
         let pid = child.id() as i32;
         let pidfd = pidfd::open(pid).map_err(|e| error(e.errno))?;
-        let steward = Steward::new(pid, pidfd, line);
+        let steward = Steward::new(pid, pidfd, line, Pace::new(pid));
         // The caller's own, inherited: it isn't privileged to change them.
         let filters = crate::birth::filters(pid).map_err(error)?;
         let (steward, child) = (Mutex::new(steward), Mutex::new(child));

@@ -45,18 +45,18 @@ pub(crate) struct Pace {
     together: u32,
     /// Runs for which it is still new.
     new: u32,
-    /// The CPU that the task is kept on, and those that it may run on otherwise.
-    tied: Option<(usize, CpuSet)>,
+    /// Where the task is kept, and the CPUs that it may run on otherwise.
+    kept: Option<(Keep, CpuSet)>,
 }
 
 impl Pace {
     pub(crate) fn new(pid: i32) -> Self {
-        Self { task: Pid::from_raw(pid), looks: MOST, together: 0, new: 0, tied: None }
+        Self { task: Pid::from_raw(pid), looks: MOST, together: 0, new: 0, kept: None }
     }
 
     /// Of a child, which is kept where its parent is.
     pub(crate) fn of_child(&self, pid: i32) -> Self {
-        Self { task: Pid::from_raw(pid), new: NEW, tied: self.tied, ..Self::new(pid) }
+        Self { task: Pid::from_raw(pid), new: NEW, kept: self.kept, ..Self::new(pid) }
     }
 
     /// How often to look in the run that begins; 0 on one CPU.
@@ -72,7 +72,7 @@ impl Pace {
             Placement::Auto => run.looks().min(self.looks),
         };
         if looks > 0 {
-            self.untie();
+            self.keep(Keep::Off(sched_getcpu()));
             return looks;
         }
         self.together += 1;
@@ -94,30 +94,45 @@ impl Pace {
         self.looks /= 4;
     }
 
-    /// True if the task is kept on a CPU.
+    /// True if the task is kept on the caller's CPU.
     pub(crate) fn is_tied(&self) -> bool {
-        self.tied.is_some()
+        matches!(self.kept, Some((Keep::On(_), _)))
     }
 
-    /// Keeps the task on this CPU, if it may run there. A user who may not move it leaves that to the scheduler.
+    /// Keeps the task on this CPU.
     pub(crate) fn tie(&mut self) {
-        let cpu = sched_getcpu();
-        if self.tied.as_ref().is_some_and(|(tied, _)| *tied == cpu) {
+        self.keep(Keep::On(sched_getcpu()));
+    }
+
+    /// Has the task run there, if it may. A user who may not move it leaves that to the scheduler.
+    fn keep(&mut self, wanted: Keep) {
+        if self.kept.as_ref().is_some_and(|(kept, _)| *kept == wanted) {
             return;
         }
-        let all = match self.tied.take() {
+        let all = match self.kept.take() {
             Some((_, all)) => all,
             None => match sched_getaffinity(self.task) {
                 Ok(all) if self.task.is_some() => all,
                 _ => return,
             },
         };
-        let mut only = CpuSet::new();
-        only.set(cpu);
-        if all.is_set(cpu) && sched_setaffinity(self.task, &only).is_ok() {
-            self.tied = Some((cpu, all));
+        let mut cpus = all;
+        match wanted {
+            Keep::On(cpu) => {
+                cpus = CpuSet::new();
+                if all.is_set(cpu) {
+                    cpus.set(cpu);
+                }
+            }
+            Keep::Off(cpu) => cpus.unset(cpu),
+        }
+        if cpus.count() == 0 {
+            // The caller is where the task may not be.
+            cpus = all;
+        }
+        if sched_setaffinity(self.task, &cpus).is_ok() {
+            self.kept = Some((wanted, all));
         } else {
-            let _ = sched_setaffinity(self.task, &all);
             // Not again.
             self.task = None;
         }
@@ -125,8 +140,17 @@ impl Pace {
 
     /// Lets the task run wherever it could before.
     pub(crate) fn untie(&mut self) {
-        if let Some((_, all)) = self.tied.take() {
+        if let Some((_, all)) = self.kept.take() {
             let _ = sched_setaffinity(self.task, &all);
         }
     }
+}
+
+/// Which CPUs a task is kept on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keep {
+    /// This one.
+    On(usize),
+    /// Any other.
+    Off(usize),
 }

@@ -97,7 +97,7 @@ impl Space {
         let pidfd = pidfd::open(pid).map_err(|e| Error::new(OPERATION, e.errno))?;
         let mem = Memory::open_writable(pid).map_err(|e| Error::new(OPERATION, e.errno))?;
         let memory = Arc::clone(&line.memory);
-        let mut steward = Steward::new(pid, pidfd, line);
+        let mut steward = Steward::new(pid, pidfd, line, parent.pace_of_child(pid));
         steward.order(&Orders::new(), OPERATION)?;
         drop(parent);
         Ok(Self {

@@ -81,8 +81,8 @@ pub(crate) struct Steward {
 }
 
 impl Steward {
-    pub(crate) fn new(pid: i32, pidfd: OwnedFd, line: Line) -> Self {
-        Self { pid, pidfd, line, number: 0, pace: Pace::new(pid) }
+    pub(crate) fn new(pid: i32, pidfd: OwnedFd, line: Line, pace: Pace) -> Self {
+        Self { pid, pidfd, line, number: 0, pace }
     }
 
     pub(crate) fn pid(&self) -> i32 {

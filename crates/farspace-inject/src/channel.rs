@@ -91,7 +91,11 @@ impl<'a> Channel<'a> {
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<i64> {
         let [a, b, c, d, e, f] = args;
-        self.request(op::SYSCALL, &[nr, a, b, c, d, e, f], &[])?.wait_blocking("make a system call", go_on)
+        let pending = self.request(op::SYSCALL, &[nr, a, b, c, d, e, f], &[])?;
+        // While the agent works. In an address space that the target has left, the call has changed nothing of it.
+        let there = self.agent.check();
+        let result = pending.wait_blocking("make a system call", go_on)?;
+        there.map(|()| result)
     }
 
     /// One vmsplice(2) of at most 1024 ranges of the target into a pipe; bytes.
