@@ -53,6 +53,8 @@ pub struct Vcpu {
     event: u32,
     state: State,
     commands: u32,
+    /// What RAX is to become.
+    result: Option<u64>,
     /// Commands and looks as the stub has them.
     told: (u32, u32),
     placement: Placement,
@@ -118,6 +120,7 @@ impl Vcpu {
             event: 0,
             state: State::Lost,
             commands: 0,
+            result: None,
             told: (u32::MAX, 0),
             placement: Placement::Auto,
             pace,
@@ -191,6 +194,9 @@ impl Vcpu {
     /// The value of a register.
     pub fn reg(&self, reg: Reg) -> u64 {
         match self.state {
+            State::Patched | State::Trapped if reg == Reg::Rax && self.result.is_some() => {
+                self.result.unwrap_or_default()
+            }
             State::Patched => self.area.get(patched(reg)),
             State::Trapped if is_in_line(reg) => self.area.get(patched(reg)),
             State::Trapped => self.area.frame().map_or(0, |frame| self.area.in_frame(frame, framed(reg))),
@@ -213,16 +219,15 @@ impl Vcpu {
             self.space.stop_patching()?;
         }
         match self.state {
+            // Written at the last moment: until then the stub looks at that line.
+            State::Patched | State::Trapped if reg == Reg::Rax => self.result = Some(value),
             State::Patched => self.area.set(patched(reg), value),
             State::Trapped => {
                 if is_in_line(reg) {
                     self.area.set(patched(reg), value);
                 }
-                // The stub puts the result into the frame.
-                if reg != Reg::Rax {
-                    let frame = self.frame()?;
-                    self.area.set_in_frame(frame, framed(reg), value);
-                }
+                let frame = self.frame()?;
+                self.area.set_in_frame(frame, framed(reg), value);
             }
             State::Framed(frame) => self.area.set_in_frame(frame, framed(reg), value),
             State::Lost => {}
@@ -243,7 +248,8 @@ impl Vcpu {
         let frame = match self.state {
             State::Framed(frame) => frame,
             State::Trapped => {
-                self.area.set(area::RAX, all[Reg::Rax]);
+                // The stub puts the result into the frame.
+                self.result = Some(all[Reg::Rax]);
                 let Some(frame) = self.area.frame() else { return };
                 frame
             }
@@ -404,6 +410,9 @@ impl Vcpu {
             self.told = (self.commands, looks);
         }
         self.commands = 0;
+        if let Some(result) = self.result.take() {
+            self.area.set(area::RAX, result);
+        }
         let answered = self.area.word(area::ANSWERED);
         answered.store(self.event, Ordering::SeqCst);
         if self.area.word(area::STUB_ASLEEP).load(Ordering::SeqCst) != 0 {
