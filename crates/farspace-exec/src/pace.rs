@@ -19,6 +19,10 @@ const NEW: u32 = 8;
 const MORE: u32 = 16;
 /// With fewer it isn't tried any more.
 const FEWEST: u32 = 64;
+/// Runs after a move to another CPU in which looking may find nothing, and how long it is then tried: a wake-up there takes
+/// tens of microseconds.
+const SETTLING: u32 = 4;
+const PATIENT: u32 = 4 * LOOKS;
 /// Runs on one CPU after which looking is tried again.
 const RETRY: u32 = 2_000;
 /// A guest that runs longer than this may run anywhere.
@@ -45,13 +49,15 @@ pub(crate) struct Pace {
     together: u32,
     /// Runs for which it is still new.
     new: u32,
+    /// Runs until the task has arrived on another CPU, and is awake there.
+    settling: u32,
     /// Where the task is kept, and the CPUs that it may run on otherwise.
     kept: Option<(Keep, CpuSet)>,
 }
 
 impl Pace {
     pub(crate) fn new(pid: i32) -> Self {
-        Self { task: Pid::from_raw(pid), looks: MOST, together: 0, new: 0, kept: None }
+        Self { task: Pid::from_raw(pid), looks: MOST, together: 0, new: 0, settling: 0, kept: None }
     }
 
     /// Of a child, which is kept where its parent is.
@@ -72,7 +78,15 @@ impl Pace {
             Placement::Auto => run.looks().min(self.looks),
         };
         if looks > 0 {
-            self.keep(Keep::Off(sched_getcpu()));
+            let apart = Keep::Off(sched_getcpu());
+            if self.kept.as_ref().is_none_or(|(kept, _)| *kept != apart) {
+                self.settling = SETTLING;
+                self.keep(apart);
+            }
+            if self.settling > 0 {
+                self.settling -= 1;
+                return PATIENT;
+            }
             return looks;
         }
         self.together += 1;
@@ -91,7 +105,9 @@ impl Pace {
 
     /// It wasn't: that costs as much as many hits have saved.
     pub(crate) fn miss(&mut self) {
-        self.looks /= 4;
+        if self.settling == 0 {
+            self.looks /= 4;
+        }
     }
 
     /// True if the task is kept on the caller's CPU.
