@@ -70,7 +70,7 @@ impl Engine {
         let bell = line.bell().try_clone_to_owned().map_err(|e| error(errno_of(&e)))?;
         let child = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
             .env_clear()
-            .stdin(Stdio::from(far.socket))
+            .stdin(Stdio::from(far))
             .stdout(Stdio::from(memory))
             .stderr(Stdio::from(bell))
             .spawn()

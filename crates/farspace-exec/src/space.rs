@@ -90,7 +90,7 @@ impl Space {
         orders.must(libc::SYS_close_range, &[RECEIVED, u64::from(u32::MAX), 0], 0);
         orders.must(libc::SYS_munmap, &[AREAS, RESERVED_END - AREAS], 0);
         orders.jump(STEWARD_CODE, 0, 0);
-        let fds = [far.socket.as_fd(), line.memory.fd(), line.bell()];
+        let fds = [far.as_fd(), line.memory.fd(), line.bell()];
         // Held until the child has left its parent's orders, which are in the page that the next ones go to.
         let mut parent = parent.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = parent.order_with(&orders, &fds, OPERATION)? as i32;

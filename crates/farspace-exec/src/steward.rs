@@ -6,14 +6,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use farspace_abi::vcpu::{ORDERS, SCRATCH, orders};
+use farspace_sys::passing::send_fds;
 use farspace_sys::pidfd;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, send,
-    sendmsg, socketpair,
-};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
 
 use crate::memory::SpaceMemory;
 use crate::orders::Orders;
@@ -22,7 +20,8 @@ use crate::{Error, Result};
 
 /// How long orders may take. They are short system calls; only a loaded machine makes them slow.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Orders that may carry descriptors have at most this many.
+
+/// Descriptors that the message in the scratch page has room for.
 const MAX_FDS: usize = 4;
 
 /// Where `struct msghdr` lies in the scratch page.
@@ -38,21 +37,16 @@ pub(crate) struct Line {
     bell: OwnedFd,
 }
 
-/// The steward's ends.
-#[derive(Debug)]
-pub(crate) struct FarEnd {
-    pub(crate) socket: OwnedFd,
-}
-
 impl Line {
-    pub(crate) fn new() -> Result<(Self, FarEnd)> {
+    /// A line, and the steward's end of the socket.
+    pub(crate) fn new() -> Result<(Self, OwnedFd)> {
         let error = |errno| Error::new("make a line to a new space", errno);
         let memory = Arc::new(SpaceMemory::new().map_err(error)?);
         let (socket, far) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(error)?;
         let bell = eventfd(0, EventfdFlags::CLOEXEC).map_err(error)?;
-        Ok((Self { memory, socket, bell }, FarEnd { socket: far }))
+        Ok((Self { memory, socket, bell }, far))
     }
 
     pub(crate) fn bell(&self) -> BorrowedFd<'_> {
@@ -117,6 +111,9 @@ impl Steward {
         };
         self.line.prepare_message();
         send(&self.line.socket, b"o", SendFlags::NOSIGNAL).map_err(error)?;
+        if fds.len() > MAX_FDS {
+            return Err(error(Errno::INVAL));
+        }
         if !fds.is_empty() {
             send_fds(self.line.socket.as_fd(), fds).map_err(error)?;
         }
@@ -174,13 +171,4 @@ pub(crate) fn receive(orders: &mut Orders) {
     orders.call(libc::SYS_close_range, &[RECEIVED, u64::from(u32::MAX), 0]);
     // MSG_CMSG_CLOEXEC
     orders.call(libc::SYS_recvmsg, &[0, MESSAGE, 0x4000_0000]);
-}
-
-fn send_fds(socket: BorrowedFd<'_>, fds: &[BorrowedFd<'_>]) -> std::result::Result<(), Errno> {
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(Errno::INVAL);
-    }
-    sendmsg(socket, &[rustix::io::IoSlice::new(b"f")], &mut control, SendFlags::NOSIGNAL).map(drop)
 }

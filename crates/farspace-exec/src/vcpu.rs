@@ -8,26 +8,22 @@ use std::time::{Duration, Instant};
 use farspace_abi::RemoteAddr;
 use farspace_abi::vcpu::{KICK, area, area_of, command};
 use farspace_patch::arch::x86_64::traps::faulting_address;
-use farspace_sys::pidfd;
+use farspace_sys::{pidfd, signal};
 use rustix::io::Errno;
 
 use crate::arch::frame;
-use crate::area::{Area, FrameAt, framed, patched};
+use crate::area::{Area, FrameAt, VectorAt, framed, patched};
 use crate::engine::CAUGHT;
 use crate::event::{ARCH_I386, ARCH_X86_64, Event, Fault, Route, Syscall};
 use crate::pace::{PATIENCE, Pace, Placement};
 use crate::patching::Place;
 use crate::regs::{Reg, Registers};
 use crate::space::Inner;
-use crate::wait::{self, Run};
+use crate::wait::{self, KICK_AGAIN, KICK_DEADLINE, Run};
 use crate::{Error, Result};
 
 /// How long a task may take to start, or to answer where no guest code is involved.
 const PROMPT: Duration = Duration::from_secs(10);
-/// How long a kicked guest may take to stop before it is killed.
-const KICK_DEADLINE: Duration = Duration::from_secs(5);
-/// How often a kick is repeated: one that comes just before the guest goes on is lost.
-const KICK_AGAIN: Duration = Duration::from_millis(5);
 /// How often a sleeping engine looks whether the task still lives, should the kernel not have told.
 const LOOK_ALIVE: Duration = Duration::from_secs(5);
 
@@ -98,9 +94,8 @@ impl Interrupter {
 }
 
 fn send_kick(pidfd: &OwnedFd) {
-    use std::os::fd::AsRawFd;
-    // SAFETY: no pointers are passed. rustix has no type for this real-time signal.
-    unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), KICK, 0, 0) };
+    // ESRCH: it has ended, which whoever waits for it sees.
+    let _ = signal::send(pidfd.as_fd(), KICK);
 }
 
 impl Vcpu {
@@ -281,8 +276,7 @@ impl Vcpu {
     ///
     /// As [`Vcpu::set_reg`].
     pub fn fs_base(&mut self) -> Result<u64> {
-        self.materialize()?;
-        Ok(self.area.get(if self.commands & command::LOAD_FS != 0 { area::LOAD_FS } else { area::FS_BASE }))
+        self.base(area::FS_BASE, area::LOAD_FS, command::LOAD_FS)
     }
 
     /// Sets the FS base.
@@ -300,8 +294,7 @@ impl Vcpu {
     ///
     /// As [`Vcpu::set_reg`].
     pub fn gs_base(&mut self) -> Result<u64> {
-        self.materialize()?;
-        Ok(self.area.get(if self.commands & command::LOAD_GS != 0 { area::LOAD_GS } else { area::GS_BASE }))
+        self.base(area::GS_BASE, area::LOAD_GS, command::LOAD_GS)
     }
 
     /// Sets the GS base.
@@ -311,6 +304,12 @@ impl Vcpu {
     /// As [`Vcpu::set_fs_base`].
     pub fn set_gs_base(&mut self, base: u64) -> Result<()> {
         self.set_base(base, area::LOAD_GS, command::LOAD_GS)
+    }
+
+    /// A base as it was saved, or as it is to be loaded.
+    fn base(&mut self, saved: usize, to_load: usize, bit: u32) -> Result<u64> {
+        self.materialize()?;
+        Ok(self.area.get(if self.commands & bit != 0 { to_load } else { saved }))
     }
 
     fn set_base(&mut self, base: u64, field: usize, bit: u32) -> Result<()> {
@@ -330,8 +329,7 @@ impl Vcpu {
     ///
     /// As [`Vcpu::set_reg`].
     pub fn vector_state(&mut self, bytes: &mut [u8]) -> Result<usize> {
-        let frame = self.materialize()?;
-        let vector = self.area.vector_state(frame).ok_or_else(|| self.damaged("no vector state"))?;
+        let vector = self.vector()?;
         self.area.copy_vector_out(vector, bytes);
         Ok(bytes.len().min(vector.room))
     }
@@ -342,10 +340,14 @@ impl Vcpu {
     ///
     /// As [`Vcpu::set_reg`].
     pub fn set_vector_state(&mut self, bytes: &[u8]) -> Result<()> {
-        let frame = self.materialize()?;
-        let vector = self.area.vector_state(frame).ok_or_else(|| self.damaged("no vector state"))?;
+        let vector = self.vector()?;
         self.area.copy_vector_in(vector, bytes);
         Ok(())
+    }
+
+    fn vector(&mut self) -> Result<VectorAt> {
+        let frame = self.materialize()?;
+        self.area.vector_state(frame).ok_or_else(|| self.damaged("no vector state"))
     }
 
     /// Makes the task save everything in a frame, if it hasn't.
@@ -386,7 +388,6 @@ impl Vcpu {
                 self.epoch = epoch;
                 return Ok(());
             }
-            self.materialize()?;
         }
         let frame = self.materialize()?;
         let ip = self.area.in_frame(frame, frame::RIP);
@@ -437,16 +438,14 @@ impl Vcpu {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let asleep = self.area.word(area::ENGINE_ASLEEP);
         let mut kicked: Option<Instant> = None;
-        let mut begin = None;
+        let mut has_slept = false;
         let mut patience = PATIENCE;
         asleep.store(area::ASLEEP_ON_FUTEX, Ordering::SeqCst);
         let outcome = loop {
             if event.load(Ordering::SeqCst) != self.event {
                 break Ok(());
             }
-            let now = begin.map(|_| Instant::now());
-            let over = matches!((now, deadline), (Some(now), Some(deadline)) if now >= deadline);
-            if over {
+            if has_slept && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 self.kick.store(true, Ordering::SeqCst);
             }
             if self.kick.load(Ordering::SeqCst) {
@@ -456,20 +455,17 @@ impl Vcpu {
                 }
                 send_kick(&self.pidfd);
             }
-            if begin.is_some() && pidfd::wait_end(self.pidfd.as_fd(), Duration::ZERO) {
-                break Err(Error::Ended { pid: self.pid });
-            }
-            if begin.is_some() {
+            if has_slept {
+                if pidfd::wait_end(self.pidfd.as_fd(), Duration::ZERO) {
+                    break Err(Error::Ended { pid: self.pid });
+                }
                 // A guest that computes may be better off elsewhere.
                 self.pace.untie();
             }
-            let (slice, until) = match begin {
-                _ if kicked.is_some() => (KICK_AGAIN, None),
-                _ => (patience, deadline),
-            };
+            let (slice, until) = if kicked.is_some() { (KICK_AGAIN, None) } else { (patience, deadline) };
             // A guest can make the stub believe that nobody sleeps here: that delays it by what it took already.
             patience = (patience * 2).min(LOOK_ALIVE);
-            begin = Some(());
+            has_slept = true;
             wait::sleep(event, self.event, slice, until);
         };
         asleep.store(0, Ordering::Relaxed);

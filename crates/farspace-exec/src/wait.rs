@@ -8,6 +8,10 @@ use rustix::thread::futex;
 
 /// How often either side looks before it sleeps, some 20 us.
 pub(crate) const LOOKS: u32 = 500;
+/// How long a kicked guest may take to stop before it is killed.
+pub(crate) const KICK_DEADLINE: Duration = Duration::from_secs(5);
+/// How often a kick is repeated: one that comes just before the guest goes on is lost.
+pub(crate) const KICK_AGAIN: Duration = Duration::from_millis(5);
 /// Guests that run now, in this process.
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 

@@ -9,13 +9,13 @@ use farspace_abi::boot::{AGENT_SOCKET_FD, placement};
 use farspace_abi::mailbox::{self, op};
 use farspace_abi::region::REGION_BYTES;
 use farspace_sys::memory::Memory;
+use farspace_sys::passing::send_fds;
 use farspace_sys::process::Mapping;
 use farspace_sys::ptrace::{Running, TRACE_SYSGOOD};
 use farspace_sys::shared::SharedMemory;
 use farspace_sys::{RemoteAddr, pidfd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::cave::Cave;
 use crate::channel::Channel;
@@ -247,15 +247,4 @@ impl Drop for RemoteFd {
             let _ = self.agent.channel().syscall(libc::SYS_close as u64, [self.number as u64, 0, 0, 0, 0, 0]);
         }
     }
-}
-
-/// Sends descriptors over a socket, with one byte of data.
-pub(crate) fn send_fds(socket: BorrowedFd<'_>, fds: &[BorrowedFd<'_>]) -> std::result::Result<(), Errno> {
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(Errno::INVAL);
-    }
-    let data = [rustix::io::IoSlice::new(b"F")];
-    sendmsg(socket, &data, &mut control, SendFlags::NOSIGNAL).map(drop)
 }

@@ -9,6 +9,7 @@ use farspace_abi::boot::{BootContext, HOST_SOCKET_FD, NOT_IN_A_REAPER, placement
 use farspace_abi::mailbox;
 use farspace_abi::region::MAGIC;
 use farspace_sys::memory::Memory;
+use farspace_sys::passing::send_fds;
 use farspace_sys::pidfd;
 use farspace_sys::process::{self, Status};
 use farspace_sys::ptrace::{Running, SUSPEND_SECCOMP};
@@ -17,7 +18,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use crate::agent::{Agent, Bells, send_fds};
+use crate::agent::{Agent, Bells};
 use crate::borrow::{self, Borrowed};
 use crate::cave::Cave;
 use crate::context::ContextBytes;

@@ -13,6 +13,7 @@
 //! | [`process`] | what /proc says of a process and its threads |
 //! | [`pagemap`] | which pages of a process are there |
 //! | [`page_scan`] | the PAGEMAP_SCAN ioctl |
+//! | [`passing`] | sending descriptors to another process |
 //! | [`pidfd`] | pidfds: open, take a descriptor, wait for the end |
 //! | [`pipe`] | vmsplice(2), splice(2) and pipe sizes |
 //! | [`shared`] | memory shared with the agent |
@@ -27,6 +28,7 @@ pub mod memory;
 pub mod own;
 pub mod page_scan;
 pub mod pagemap;
+pub mod passing;
 pub mod pidfd;
 pub mod pipe;
 pub mod process;

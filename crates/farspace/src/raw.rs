@@ -54,22 +54,26 @@ pub unsafe fn process_vmsplice(
     })
 }
 
+/// The pid that a pidfd, given by its number, stands for.
+pub(crate) fn behind_pidfd(number: i32) -> Result<i32, Errno> {
+    if number < 0 {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: only looked up; a closed descriptor gives EBADF.
+    pidfd::pid_of(unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+/// A pid that can be one.
+pub(crate) fn plain(pid: i32) -> Result<i32, Errno> {
+    if pid > 0 { Ok(pid) } else { Err(Errno::SRCH) }
+}
+
 /// The checks on the pipe and the process, in SPEC's order; the pid behind a pidfd.
 pub(crate) fn check_pipe_and_target(pid: i32, fd: BorrowedFd<'_>, flags: SpliceFlags) -> Result<i32, Errno> {
     if !pipe::is_pipe_writer(fd) {
         return Err(Errno::BADF);
     }
-    let pid = if flags.contains(SpliceFlags::PIDFD) {
-        if pid < 0 {
-            return Err(Errno::BADF);
-        }
-        // SAFETY: only looked up; a closed descriptor gives EBADF.
-        pidfd::pid_of(unsafe { BorrowedFd::borrow_raw(pid) })?
-    } else if pid > 0 {
-        pid
-    } else {
-        return Err(Errno::SRCH);
-    };
+    let pid = if flags.contains(SpliceFlags::PIDFD) { behind_pidfd(pid)? } else { plain(pid)? };
     memory::check_access(pid).map_err(|e| e.errno)?;
     // A thread stands for its process.
     process::status(pid).map(|status| status.tgid).map_err(|e| e.errno)

@@ -17,13 +17,8 @@ use rustix::io::Errno;
 use super::context::Cause;
 use super::vcpu::ForeignVcpu;
 use crate::pace::{PATIENCE, Placement};
-use crate::wait::Run;
+use crate::wait::{KICK_AGAIN, KICK_DEADLINE, Run};
 use crate::{Error, Result};
-
-/// How long a kicked guest may take to stop before it is killed.
-const KICK_DEADLINE: Duration = Duration::from_secs(5);
-/// How often a kick is repeated: one that comes just before the guest goes on is lost.
-const KICK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Which signals end a run; bit n - 1 for signal n.
 #[derive(Clone, Copy, Debug)]

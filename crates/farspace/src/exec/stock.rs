@@ -5,16 +5,15 @@
 //!
 //! Invariants: SAFETY.md, 12 and 19 to 21.
 
-use std::os::fd::BorrowedFd;
-
 use farspace_abi::exec::{SigContext, SigInfo};
 use farspace_exec::{Context, Outcome, Signals, Vector};
+use farspace_sys::own;
 use farspace_sys::signal::{self, Blocked};
-use farspace_sys::{own, pidfd};
 use rustix::io::Errno;
 
 use super::{ExecFlags, table};
 use crate::backend::ExecCall;
+use crate::raw;
 
 /// Bytes of the kernel's sigset_t.
 const SET_BYTES: usize = 8;
@@ -102,18 +101,7 @@ fn enter(
 
 /// The target's pid. Whether it is there and may be accessed turns out with the attachment.
 fn target(pid: i32, flags: ExecFlags) -> Result<i32, Errno> {
-    let pid = if flags.contains(ExecFlags::PIDFD) {
-        if pid < 0 {
-            return Err(Errno::BADF);
-        }
-        // SAFETY: only looked up; a closed descriptor gives EBADF.
-        pidfd::pid_of(unsafe { BorrowedFd::borrow_raw(pid) })?
-    } else if pid > 0 {
-        pid
-    } else {
-        return Err(Errno::SRCH);
-    };
-    Ok(pid)
+    if flags.contains(ExecFlags::PIDFD) { raw::behind_pidfd(pid) } else { raw::plain(pid) }
 }
 
 fn read(call: &ExecCall) -> Result<(Context, u64), Errno> {

@@ -72,9 +72,5 @@ unsafe extern "C" {
 /// The code, position-independent, for the start of a page one page before the vCPUs' code.
 pub(super) fn code() -> &'static [u8] {
     // SAFETY: both symbols are in one read-only section, the second after the first (above).
-    unsafe {
-        let start = &raw const farspace_starter;
-        let len = (&raw const farspace_starter_end).offset_from(start) as usize;
-        core::slice::from_raw_parts(start, len)
-    }
+    unsafe { super::between(&raw const farspace_starter, &raw const farspace_starter_end) }
 }

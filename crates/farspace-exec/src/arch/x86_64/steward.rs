@@ -154,9 +154,5 @@ unsafe extern "C" {
 /// The code, position-independent.
 pub(super) fn code() -> &'static [u8] {
     // SAFETY: both symbols are in one read-only section, the second after the first (above).
-    unsafe {
-        let start = &raw const farspace_steward;
-        let len = (&raw const farspace_steward_end).offset_from(start) as usize;
-        core::slice::from_raw_parts(start, len)
-    }
+    unsafe { super::between(&raw const farspace_steward, &raw const farspace_steward_end) }
 }

@@ -321,7 +321,7 @@ impl VcpuCode {
             let start = &raw const farspace_vcpu;
             let offset = |symbol: *const u8| symbol.offset_from(start) as usize;
             Self {
-                bytes: core::slice::from_raw_parts(start, offset(&raw const farspace_vcpu_end)),
+                bytes: super::between(start, &raw const farspace_vcpu_end),
                 fast: offset(&raw const farspace_vcpu_fast) as u64,
                 handler: offset(&raw const farspace_vcpu_handler) as u64,
             }
