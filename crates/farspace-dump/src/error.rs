@@ -36,6 +36,14 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A file of the parent's can't be used.
+    #[error("cannot use {} as an image of the parent: {source}; give the directory of an earlier predump, or none", .path.display())]
+    Parent {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: farspace_image::criu::CriuError,
+    },
     /// The caller's own process.
     #[error("pid {pid} is farspace itself, which can't stop itself to be dumped; name another process")]
     Own {

@@ -11,6 +11,7 @@
 //! | `program` | whether it is still the same program |
 //! | `origin` | where pages are had from: the target or its snapshot |
 //! | `write` | moving the pages into the file |
+//! | [`predump`] | images in CRIU's formats, of processes that run |
 //! | `output` | a file that has its name only when it is complete |
 
 #![forbid(unsafe_code)]
@@ -22,6 +23,7 @@ mod options;
 mod origin;
 mod output;
 mod plan;
+pub mod predump;
 mod program;
 mod report;
 mod write;

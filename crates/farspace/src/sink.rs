@@ -98,7 +98,12 @@ impl<'a> Sink<'a> {
         }
     }
 
-    pub(crate) fn write_all(&mut self, mut bytes: &[u8]) -> std::result::Result<(), Errno> {
+    /// Writes bytes that are here, and waits for room where the descriptor is O_NONBLOCK.
+    ///
+    /// # Errors
+    ///
+    /// As write(2).
+    pub fn write_all(&mut self, mut bytes: &[u8]) -> std::result::Result<(), Errno> {
         while !bytes.is_empty() {
             let room = self.room(bytes.len());
             let written = match self.offset {

@@ -121,7 +121,7 @@ pub(super) fn failure(error: &Error) -> Failure {
     let exit = match error {
         Error::Target(error) => return super::attach::failure(error),
         Error::Exists { .. } | Error::Output { .. } => Exit::Output,
-        Error::Own { .. } => Exit::Usage,
+        Error::Own { .. } | Error::Parent { .. } => Exit::Usage,
         Error::NoSnapshot { .. } => Exit::Refused,
         Error::Interrupted => return interrupt::failure(),
         Error::Layout { .. } | Error::Gone { .. } => Exit::Failed,
