@@ -1,6 +1,7 @@
 //! Project chores, as `cargo xtask COMMAND`.
 
 mod bench;
+mod kernel;
 mod packages;
 mod processes;
 mod step;
@@ -23,6 +24,9 @@ struct Arguments {
 enum Command {
     /// Install what the tests need (as root on Debian), then run all of them.
     Test(test::Options),
+    /// Linux with the two calls: build it, boot it, test it.
+    #[command(subcommand)]
+    Kernel(kernel::Command),
     /// Measure: `farspace bench splice`, with the arguments given here.
     Bench {
         /// Passed on, for example --quick or --json.
@@ -38,6 +42,7 @@ fn main() -> ExitCode {
         shell.change_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         match Arguments::parse().command {
             Command::Test(options) => test::run(&shell, &options),
+            Command::Kernel(command) => kernel::run(&shell, command),
             Command::Bench { arguments } => bench::run(&shell, &arguments),
         }
     };

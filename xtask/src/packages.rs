@@ -58,6 +58,37 @@ pub(crate) fn ensure(shell: &Shell) -> anyhow::Result<()> {
     }
 }
 
+/// Installs packages of which more is needed than a program on the path.
+///
+/// # Errors
+/// What is missing and the command that would install it, where this program may not or can't.
+pub(crate) fn ensure_installed(
+    shell: &Shell,
+    purpose: &str,
+    packages: &[&'static str],
+) -> anyhow::Result<()> {
+    let missing = packages.iter().copied().filter(|package| !is_installed(shell, package));
+    let missing = missing.collect::<BTreeSet<_>>();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.iter().copied().collect::<Vec<_>>().join(" ");
+    if find("apt-get").is_none() || !rustix::process::geteuid().is_root() {
+        bail!(
+            "{purpose} takes these Debian packages, which are not here:\n    \
+             sudo apt-get update && sudo apt-get install --no-install-recommends {list}"
+        );
+    }
+    println!("== packages: {list}");
+    install(shell, &missing).with_context(|| format!("installing {list}"))
+}
+
+fn is_installed(shell: &Shell, package: &str) -> bool {
+    let format = "${db:Status-Status}";
+    let status = cmd!(shell, "dpkg-query --show --showformat={format} {package}");
+    status.quiet().ignore_stderr().read().is_ok_and(|status| status == "installed")
+}
+
 fn missing() -> Vec<(&'static str, &'static str)> {
     PROGRAMS.iter().copied().filter(|(program, _)| find(program).is_none()).collect()
 }
