@@ -7,6 +7,7 @@ mod processes;
 mod step;
 mod steps;
 mod test;
+mod vm;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -26,7 +27,7 @@ enum Command {
     Test(test::Options),
     /// Linux with the two calls: build it, boot it, test it.
     #[command(subcommand)]
-    Kernel(kernel::Command),
+    Kernel(Box<kernel::Command>),
     /// Measure: `farspace bench splice`, with the arguments given here.
     Bench {
         /// Passed on, for example --quick or --json.
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
         shell.change_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         match Arguments::parse().command {
             Command::Test(options) => test::run(&shell, &options),
-            Command::Kernel(command) => kernel::run(&shell, command),
+            Command::Kernel(command) => kernel::run(&shell, *command),
             Command::Bench { arguments } => bench::run(&shell, &arguments),
         }
     };

@@ -18,12 +18,14 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("postgres", "postgresql"),
     ("psql", "postgresql-client"),
     ("python3", "python3"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
     ("readelf", "binutils"),
     ("redis-benchmark", "redis-tools"),
     ("redis-cli", "redis-tools"),
     ("redis-server", "redis-server"),
     ("setpriv", "util-linux"),
     ("strace", "strace"),
+    ("xz", "xz-utils"),
 ];
 
 /// Debian keeps the server's programs in a directory for each version.
@@ -93,7 +95,8 @@ fn missing() -> Vec<(&'static str, &'static str)> {
     PROGRAMS.iter().copied().filter(|(program, _)| find(program).is_none()).collect()
 }
 
-fn find(program: &str) -> Option<PathBuf> {
+/// The path of a program.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let versions =
         fs::read_dir(POSTGRES).into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));

@@ -85,7 +85,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// From `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
-    fn parse(line: &str) -> Option<Self> {
+    pub(crate) fn parse(line: &str) -> Option<Self> {
         let rest = line.trim().strip_prefix("test result: ")?;
         let number = |what: &str| {
             let part = rest.split([';', '.']).find_map(|part| part.trim().strip_suffix(what))?;

@@ -1,6 +1,10 @@
 //! `cargo xtask kernel ...`: farspace's kernels, and running something on one.
 
+mod boot;
 mod build;
+mod guest;
+mod shell;
+mod test;
 
 use xshell::Shell;
 
@@ -9,11 +13,20 @@ use xshell::Shell;
 pub(crate) enum Command {
     /// Build a kernel and print where its image, symbols and configuration are.
     Build(build::Options),
+    /// Boot a kernel, run a command in the guest, and end with its verdict.
+    Boot(boot::Options),
+    /// Boot a kernel and run the conformance suite there.
+    Test(test::Options),
+    /// Boot a kernel to a shell on this terminal.
+    Shell(guest::Machine),
 }
 
 /// Does it; false if it has failed.
 pub(crate) fn run(shell: &Shell, command: Command) -> anyhow::Result<bool> {
     match command {
         Command::Build(options) => build::run(shell, &options),
+        Command::Boot(options) => boot::run(shell, &options),
+        Command::Test(options) => test::run(shell, &options),
+        Command::Shell(machine) => shell::run(shell, &machine),
     }
 }
