@@ -61,6 +61,14 @@ pub enum Error {
     /// The caller's progress function broke it off.
     #[error("interrupted; the target runs on and no output was left")]
     Interrupted,
+    /// Changes can't be noticed in the way that was asked for.
+    #[error("cannot watch pid {pid} for changes as asked: {reason}; leave the choice to farspace")]
+    NoTracking {
+        /// The target.
+        pid: i32,
+        /// Why.
+        reason: String,
+    },
     /// A snapshot needs the agent.
     #[error("cannot take a snapshot of pid {pid}: {reason}; --level frozen works without the agent")]
     NoSnapshot {

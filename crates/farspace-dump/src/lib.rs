@@ -6,6 +6,7 @@
 //! | module | what |
 //! |---|---|
 //! | `capture` | the order of events at each level: what happens while the target is stopped |
+//! | [`dirty`] | which pages have changed since the last look |
 //! | `census` | what /proc says of the process and its threads |
 //! | `plan` | which mappings go into the core, and which of their pages exist |
 //! | `program` | whether it is still the same program |
@@ -18,6 +19,7 @@
 
 mod capture;
 mod census;
+pub mod dirty;
 mod error;
 mod options;
 mod origin;

@@ -18,6 +18,7 @@
 //! | [`pipe`] | vmsplice(2), splice(2) and pipe sizes |
 //! | [`shared`] | memory shared with the agent |
 //! | [`signal`] | the calling thread's own signals |
+//! | [`uffd`] | write protection that the kernel resolves by itself |
 
 #[cfg(target_arch = "x86_64")]
 #[path = "arch/x86_64/mod.rs"]
@@ -35,6 +36,7 @@ pub mod process;
 pub mod ptrace;
 pub mod shared;
 pub mod signal;
+pub mod uffd;
 
 pub use error::{Error, Result};
 pub use farspace_abi::{RemoteAddr, RemoteIoVec};

@@ -8,12 +8,16 @@ use rustix::io::Errno;
 
 /// Written since it was last protected.
 pub const PAGE_IS_WRITTEN: u64 = 1 << 1;
+/// A page of a file, or of shared memory.
+pub const PAGE_IS_FILE: u64 = 1 << 2;
 /// In memory.
 pub const PAGE_IS_PRESENT: u64 = 1 << 3;
 /// In swap.
 pub const PAGE_IS_SWAPPED: u64 = 1 << 4;
 /// The shared page of zeros.
 pub const PAGE_IS_PFNZERO: u64 = 1 << 5;
+/// Mapped as a huge page.
+pub const PAGE_IS_HUGE: u64 = 1 << 6;
 /// Flag: write-protects what was found.
 pub const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
 /// Flag: fails where pages aren't protected asynchronously.
@@ -35,7 +39,7 @@ pub struct PageRegion {
 }
 
 /// Which pages are looked for; all masks are of PAGE_IS_*.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Query {
     /// PM_SCAN_*.
     pub flags: u64,
@@ -87,7 +91,8 @@ pub fn scan(
         start: range.start,
         end: range.end,
         walk_end: 0,
-        vec: found.as_mut_ptr() as u64,
+        // A pointer without a length is an error to some kernels.
+        vec: if found.is_empty() { 0 } else { found.as_mut_ptr() as u64 },
         vec_len: found.len() as u64,
         max_pages: 0,
         category_inverted: query.category_inverted,

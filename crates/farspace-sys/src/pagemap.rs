@@ -11,11 +11,16 @@ use crate::page_scan::{PAGE_IS_PFNZERO, PAGE_IS_PRESENT, PAGE_IS_SWAPPED, PageRe
 use crate::{Error, RemoteAddr, RemoteIoVec, Result};
 
 const PAGE: u64 = 4096;
-/// Ranges that one call returns at most.
+/// Ranges that one call returns at most: as many as the kernel collects before it copies them out.
 const BATCH: usize = 512;
-/// Bits of a pagemap entry.
-const ENTRY_PRESENT: u64 = 1 << 63;
-const ENTRY_SWAPPED: u64 = 1 << 62;
+/// Bit of a pagemap entry: in memory.
+pub const ENTRY_PRESENT: u64 = 1 << 63;
+/// In swap.
+pub const ENTRY_SWAPPED: u64 = 1 << 62;
+/// Written since the bits were last cleared (Documentation/admin-guide/mm/soft-dirty.rst).
+pub const ENTRY_SOFT_DIRTY: u64 = 1 << 55;
+/// A page of a file, or of shared memory.
+pub const ENTRY_FILE: u64 = 1 << 61;
 
 /// The pages that are there: not the zero page, and any of the other two.
 const POPULATED: Query = Query {
@@ -69,20 +74,31 @@ impl Pagemap {
     }
 
     fn by_scan(&self, range: RemoteIoVec, each: &mut dyn FnMut(RemoteIoVec)) -> Result<()> {
+        self.scan(POPULATED, range, &mut |region| {
+            each(RemoteIoVec::new(region.start, region.end - region.start));
+        })
+    }
+
+    /// Calls `each` with the pages in `range` that the query finds, neighbours together, in order of address; the kernel
+    /// can report a page twice.
+    ///
+    /// # Errors
+    ///
+    /// ENOTTY: an older kernel; EPERM: pages that PM_SCAN_CHECK_WPASYNC doesn't allow, and then it isn't known which
+    /// pages were protected already; ESRCH: gone.
+    pub fn scan(&self, query: Query, range: RemoteIoVec, each: &mut dyn FnMut(PageRegion)) -> Result<()> {
         let mut found = [PageRegion::default(); BATCH];
         let end = range.base.0 + range.len;
         let mut start = range.base.0;
         while start < end {
-            let (n, walk_end) = match scan(&self.file, POPULATED, start..end, &mut found) {
+            let (n, walk_end) = match scan(&self.file, query, start..end, &mut found) {
                 Ok(done) => done,
                 Err(Errno::INTR) => continue,
                 Err(errno) => {
                     return Err(Error::new("scan the page map", self.pid, errno).at(RemoteAddr(start)));
                 }
             };
-            for region in &found[..n] {
-                each(RemoteIoVec::new(region.start, region.end - region.start));
-            }
+            found[..n].iter().for_each(|region| each(*region));
             if walk_end <= start {
                 break;
             }
@@ -91,11 +107,45 @@ impl Pagemap {
         Ok(())
     }
 
-    fn by_entries(&self, range: RemoteIoVec, each: &mut dyn FnMut(RemoteIoVec)) -> Result<()> {
+    /// Whether the kernel understands a query.
+    ///
+    /// # Errors
+    ///
+    /// ENOTTY: it has no PAGEMAP_SCAN; EINVAL: it doesn't know a flag or a category.
+    pub fn knows(&self, query: Query) -> Result<()> {
+        match scan(&self.file, query, 0..0, &mut []) {
+            Ok(_) => Ok(()),
+            Err(errno) => Err(Error::new("scan the page map", self.pid, errno)),
+        }
+    }
+
+    /// Whether the query finds the page at an address.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pagemap::scan`].
+    pub fn has(&self, query: Query, at: u64) -> Result<bool> {
+        let mut found = [PageRegion::default()];
+        loop {
+            match scan(&self.file, query, at..at + PAGE, &mut found) {
+                Ok((n, _)) => return Ok(n > 0),
+                Err(Errno::INTR) => {}
+                Err(errno) => {
+                    return Err(Error::new("scan the page map", self.pid, errno).at(RemoteAddr(at)));
+                }
+            }
+        }
+    }
+
+    /// Calls `each` with the address and the raw entry of every page in `range`.
+    ///
+    /// # Errors
+    ///
+    /// ESRCH: gone.
+    pub fn entries(&self, range: RemoteIoVec, each: &mut dyn FnMut(RemoteAddr, u64)) -> Result<()> {
         let mut buffer = [0; 8 * 512];
         let end = range.base.0 + range.len;
         let mut start = range.base.0;
-        let mut run = RemoteIoVec::new(start, 0);
         while start < end {
             let pages = ((end - start) / PAGE).min(512) as usize;
             let bytes = &mut buffer[..pages * 8];
@@ -104,19 +154,27 @@ impl Pagemap {
                 Error::new("read the page map", self.pid, errno).at(RemoteAddr(start))
             })?;
             for entry in bytes.chunks_exact(8) {
-                let entry = entry.try_into().map(u64::from_le_bytes).unwrap_or(0);
-                if entry & (ENTRY_PRESENT | ENTRY_SWAPPED) != 0 {
-                    if run.base.0 + run.len != start {
-                        run = RemoteIoVec::new(start, 0);
-                    }
-                    run.len += PAGE;
-                } else if run.len > 0 {
-                    each(run);
-                    run = RemoteIoVec::new(start + PAGE, 0);
-                }
+                each(RemoteAddr(start), entry.try_into().map(u64::from_le_bytes).unwrap_or(0));
                 start += PAGE;
             }
         }
+        Ok(())
+    }
+
+    fn by_entries(&self, range: RemoteIoVec, each: &mut dyn FnMut(RemoteIoVec)) -> Result<()> {
+        let mut run = RemoteIoVec::new(range.base.0, 0);
+        self.entries(range, &mut |at, entry| {
+            if entry & (ENTRY_PRESENT | ENTRY_SWAPPED) == 0 {
+                return;
+            }
+            if run.base.0 + run.len != at.0 {
+                if run.len > 0 {
+                    each(run);
+                }
+                run = RemoteIoVec { base: at, len: 0 };
+            }
+            run.len += PAGE;
+        })?;
         if run.len > 0 {
             each(run);
         }

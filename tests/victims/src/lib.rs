@@ -33,6 +33,7 @@ mod checksum;
 mod children;
 mod elf32;
 mod ending;
+mod mapper;
 mod memory;
 mod nproc;
 mod reaper;
@@ -64,6 +65,7 @@ const VICTIMS: &[(&str, &str, Main)] = &[
     ("exit-race", "[--after-us N] [--threads N]", ending::exit_race),
     ("guest-room", "[--image N]", room::main),
     ("idle", "", attached::idle),
+    ("mapper", "[--seed N]", mapper::main),
     ("memory", "[NAME[:LEN[K|M|G]]...]", memory::main),
     ("nproc", "", nproc::main),
     ("reaper", "subreaper|pidns", reaper::main),

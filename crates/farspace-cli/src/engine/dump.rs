@@ -122,7 +122,7 @@ pub(super) fn failure(error: &Error) -> Failure {
         Error::Target(error) => return super::attach::failure(error),
         Error::Exists { .. } | Error::Output { .. } => Exit::Output,
         Error::Own { .. } | Error::Parent { .. } => Exit::Usage,
-        Error::NoSnapshot { .. } => Exit::Refused,
+        Error::NoSnapshot { .. } | Error::NoTracking { .. } => Exit::Refused,
         Error::Interrupted => return interrupt::failure(),
         Error::Layout { .. } | Error::Gone { .. } => Exit::Failed,
     };

@@ -51,6 +51,14 @@ pub enum LayoutError {
         /// Its first address.
         vaddr: u64,
     },
+    /// The data of a segment can't be where it is said to be.
+    #[error("segment {index} can't have its data at {offset:#x} of the core: not there, or taken")]
+    BadPlace {
+        /// Its place in [`CoreSpec::segments`](super::CoreSpec::segments).
+        index: usize,
+        /// The file offset that it was given.
+        offset: u64,
+    },
     /// The file would be longer than a file offset can say.
     #[error("the core would be longer than 2^63 - 1 bytes; dump fewer mappings (see --filter)")]
     TooLong,

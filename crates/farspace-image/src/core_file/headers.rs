@@ -22,7 +22,11 @@ const _: () = assert!(EHDR_LEN == 64 && PHDR_LEN == 56 && SHDR_LEN == 64);
 pub(super) const NR_EXTENDED: u64 = PN_XNUM as u64;
 
 /// The ELF header of a core with `nr_program_headers`, counted in a section header if there is one.
-pub(super) fn file(nr_program_headers: u64, section_header_offset: Option<u64>) -> FileHeader64<Le> {
+pub(super) fn file(
+    nr_program_headers: u64,
+    program_headers_offset: u64,
+    section_header_offset: Option<u64>,
+) -> FileHeader64<Le> {
     let (e_phnum, e_shnum, e_shentsize) = match section_header_offset {
         Some(_) => (PN_XNUM, 1, SHDR_LEN as u16),
         None => (nr_program_headers as u16, 0, 0),
@@ -41,7 +45,7 @@ pub(super) fn file(nr_program_headers: u64, section_header_offset: Option<u64>) 
         e_machine: u16(EM_X86_64),
         e_version: u32(EV_CURRENT.into()),
         e_entry: u64(0),
-        e_phoff: u64(EHDR_LEN),
+        e_phoff: u64(program_headers_offset),
         e_shoff: u64(section_header_offset.unwrap_or(0)),
         e_flags: u32(0),
         e_ehsize: u16(EHDR_LEN as u16),

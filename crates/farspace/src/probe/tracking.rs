@@ -1,47 +1,18 @@
 //! Write tracking: userfaultfd in asynchronous write-protect mode and the PAGEMAP_SCAN ioctl (Linux 6.7).
-//!
-//! Layouts and numbers: include/uapi/linux/userfaultfd.h.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
 
+use farspace_sys::RemoteIoVec;
 use farspace_sys::page_scan::{
     self, PAGE_IS_WRITTEN, PM_SCAN_CHECK_WPASYNC, PM_SCAN_WP_MATCHING, PageRegion, Query,
 };
+use farspace_sys::uffd::{AsyncWriteProtect, UFFD_USER_MODE_ONLY};
 use rustix::io::Errno;
 use rustix::mm::UserfaultfdFlags;
 
-use super::check;
 use super::mapping::Mapping;
 
-const UFFD_API: u64 = 0xaa;
-const UFFD_FEATURE_PAGEFAULT_FLAG_WP: u64 = 1 << 0;
-const UFFD_FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
-const UFFD_FEATURE_WP_ASYNC: u64 = 1 << 15;
-const UFFDIO_REGISTER_MODE_WP: u64 = 1 << 1;
-const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
-const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
-
 const PAGE: usize = 4096;
-
-/// `struct uffdio_api`.
-#[repr(C)]
-struct UffdioApi {
-    api: u64,
-    features: u64,
-    ioctls: u64,
-}
-
-/// `struct uffdio_register`.
-#[repr(C)]
-struct UffdioRegister {
-    start: u64,
-    len: u64,
-    mode: u64,
-    ioctls: u64,
-}
-
-const _: () = assert!(size_of::<UffdioApi>() == 24 && size_of::<UffdioRegister>() == 32);
 
 /// What was written since the last look; from this one on it counts anew.
 const WRITTEN: Query = Query {
@@ -63,7 +34,7 @@ pub struct WriteTracking {
 ///
 /// # Errors
 ///
-/// EPERM from userfaultfd without privilege, EINVAL where the kernel lacks the asynchronous mode, ENOTTY where
+/// EPERM from userfaultfd in a container that forbids it, EINVAL where the kernel lacks the asynchronous mode, ENOTTY where
 /// it lacks the scan.
 pub fn write_tracking() -> Result<WriteTracking, Errno> {
     let mut pages = Mapping::anonymous(4 * PAGE)?;
@@ -83,17 +54,13 @@ pub fn write_tracking() -> Result<WriteTracking, Errno> {
 }
 
 /// Registers the pages for asynchronous write protection; tracking ends when the descriptor closes.
-fn register(pages: &Mapping) -> Result<OwnedFd, Errno> {
+fn register(pages: &Mapping) -> Result<AsyncWriteProtect, Errno> {
+    let flags = UserfaultfdFlags::CLOEXEC
+        | UserfaultfdFlags::NONBLOCK
+        | UserfaultfdFlags::from_bits_retain(UFFD_USER_MODE_ONLY);
     // SAFETY: the descriptor affects only ranges registered through it, which are `pages`.
-    let uffd = unsafe { rustix::mm::userfaultfd(UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK)? };
-    let features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_ASYNC;
-    let mut api = UffdioApi { api: UFFD_API, features, ioctls: 0 };
-    // SAFETY: the ioctl reads and writes one `struct uffdio_api`.
-    check(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_API, &raw mut api) }.into())?;
-    let (start, len) = (pages.as_ptr() as u64, pages.len_bytes() as u64);
-    let mut range = UffdioRegister { start, len, mode: UFFDIO_REGISTER_MODE_WP, ioctls: 0 };
-    // SAFETY: the ioctl reads and writes one `struct uffdio_register`; the range is ours.
-    check(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_REGISTER, &raw mut range) }.into())?;
+    let uffd = AsyncWriteProtect::new(unsafe { rustix::mm::userfaultfd(flags)? })?;
+    uffd.register(RemoteIoVec::new(pages.as_ptr() as u64, pages.len_bytes() as u64))?;
     Ok(uffd)
 }
 

@@ -162,8 +162,9 @@ proptest! {
                 .unwrap();
 
         let header = layout.header_bytes();
-        let mut written = Vec::new();
+        let mut written = io::Cursor::new(Vec::new());
         layout.write_header(&mut written).unwrap();
+        let written = written.into_inner();
         prop_assert_eq!(&header, &written);
         prop_assert_eq!(header.len() as u64, layout.header_len());
         prop_assert_eq!(layout.header_len(), layout.notes_offset() + layout.notes_len());
@@ -188,4 +189,41 @@ proptest! {
         prop_assert_eq!(layout.file_len(), offset);
         prop_assert_eq!(layout.segment_offset(segments.len()), None);
     }
+}
+
+#[test]
+fn data_that_is_there_already() {
+    let segments = vec![pages(1, 2, 2), pages(3, 4, 1), pages(9, 1, 0)];
+    let offsets = vec![80 * PAGE_SIZE, 70 * PAGE_SIZE, 70 * PAGE_SIZE];
+    let layout = |room| CoreLayout::placed(spec(segments.clone()), offsets.clone(), room).unwrap();
+    let in_front = layout(64 * PAGE_SIZE);
+    assert_eq!(in_front.file_len(), 82 * PAGE_SIZE);
+    assert_eq!(in_front.notes_offset() + in_front.notes_len(), in_front.header_len());
+    assert!(in_front.header_len() <= 64 * PAGE_SIZE);
+    // No room: behind the data.
+    let behind = layout(64);
+    assert_eq!(behind.file_len(), behind.header_len());
+    assert_eq!(behind.notes_offset(), 82 * PAGE_SIZE + 4 * PHDR_LEN);
+    for layout in [in_front, behind] {
+        let mut file = io::Cursor::new(vec![0; layout.file_len() as usize]);
+        layout.write_header(&mut file).unwrap();
+        let (programs, notes) = read(file.get_ref());
+        assert_eq!(notes.len(), 5);
+        let loads: Vec<_> = programs[1..].iter().map(|p| (p.p_offset(Le), p.p_filesz(Le))).collect();
+        assert_eq!(loads[0], (80 * PAGE_SIZE, 2 * PAGE_SIZE));
+        assert_eq!(loads[1], (70 * PAGE_SIZE, PAGE_SIZE));
+    }
+}
+
+#[test]
+fn places_that_cannot_be() {
+    let of = |offsets: &[u64], room| {
+        let segments = vec![pages(1, 2, 2), pages(3, 1, 1)];
+        let offsets = offsets.iter().map(|page| page * PAGE_SIZE).collect();
+        CoreLayout::placed(spec(segments), offsets, room * PAGE_SIZE).map(drop)
+    };
+    assert_eq!(of(&[1, 3], 1), Ok(()));
+    assert_eq!(of(&[1, 2], 1), Err(LayoutError::BadPlace { index: 1, offset: 2 * PAGE_SIZE }));
+    assert_eq!(of(&[1, 3], 2), Err(LayoutError::BadPlace { index: 0, offset: PAGE_SIZE }));
+    assert!(matches!(of(&[1], 1), Err(LayoutError::BadPlace { index: 1, .. })));
 }

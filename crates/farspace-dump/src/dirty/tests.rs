@@ -1,0 +1,1 @@
+//! Tests of the tracker on children of this process.
