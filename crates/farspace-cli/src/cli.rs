@@ -1,6 +1,7 @@
 //! The command line: one source for parsing, help, man pages and completions.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use farspace_abi::RemoteIoVec;
@@ -30,6 +31,15 @@ pub(crate) enum Command {
     /// Write an ELF core of a running process
     #[command(after_help = examples("dump"))]
     Dump(DumpArgs),
+    /// Write images of a process tree's memory for CRIU while it runs, whole or as a difference
+    ///
+    /// The image directory is one that criu pre-dump would write, and what criu dump --prev-images-dir continues: it has
+    /// the memory of the process and its descendants and, with --parent, only what has changed since. Nothing is stopped
+    /// for it. CRIU finds changes by soft-dirty bits (CONFIG_MEM_SOFT_DIRTY); on a kernel without them the iterations of
+    /// one run are linked, and no others. As with CRIU, a directory must be the next one's parent before another is made
+    /// of the same processes.
+    #[command(after_help = examples("predump"))]
+    Predump(PredumpArgs),
     /// Send ranges of a process's memory to a file, pipe or socket
     #[command(after_help = examples("splice"))]
     Splice(SpliceArgs),
@@ -90,6 +100,34 @@ pub(crate) struct DumpArgs {
     #[arg(long, value_enum, value_name = "WAY")]
     pub(crate) mechanism: Option<MechanismArg>,
     /// Say which mechanism served and why better ones did not
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
+}
+
+/// Arguments of `predump`.
+#[derive(Debug, Args)]
+pub(crate) struct PredumpArgs {
+    /// The root of the process tree
+    #[arg(value_name = "PID", value_parser = parse_pid)]
+    pub(crate) pid: i32,
+    /// The image directory, new or empty; it gets this name only when it is complete
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+    /// The image directory made last of these processes: write only what has changed since
+    #[arg(long, value_name = "DIR")]
+    pub(crate) parent: Option<PathBuf>,
+    /// Make this many, as DIR/1, DIR/2 and so on, each the parent of the next
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) iterations: u32,
+    /// Seconds between two of them
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_seconds)]
+    pub(crate) interval: Duration,
+    /// Force the way memory is read instead of taking the best
+    #[arg(long, value_enum, value_name = "WAY")]
+    pub(crate) mechanism: Option<MechanismArg>,
+    /// Say which mechanisms served and why better ones did not
     #[arg(short, long)]
     pub(crate) verbose: bool,
     #[command(flatten)]
@@ -334,6 +372,11 @@ fn parse_pid(text: &str) -> Result<i32, String> {
 fn parse_mask(text: &str) -> Result<u32, String> {
     let value = units::parse_number(text).and_then(|v| u32::try_from(v).ok());
     value.ok_or_else(|| format!("'{text}' is not a 32-bit mask; example: 0x33"))
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| format!("'{text}' is not a time in seconds; examples: 1, 0.5"))
 }
 
 fn parse_demo_size(text: &str) -> Result<u64, String> {

@@ -18,6 +18,18 @@ pub(crate) fn examples(command: &str) -> &'static [(&'static str, &'static str)]
             ("farspace dump 1234 -o all.core --all --verbose", "every mapping; say how memory was read"),
             ("farspace dump 1234 -o x.core --level frozen --json", "stop it for the copy; report as JSON"),
         ],
+        "predump" => &[
+            ("farspace predump 1234 -o one", "all memory of process 1234 and its descendants"),
+            ("farspace predump 1234 -o two --parent one", "what has changed since"),
+            (
+                "criu dump -t 1234 -D three --prev-images-dir ../two --track-mem",
+                "stop them for the rest; criu restore -D three brings them back",
+            ),
+            (
+                "farspace predump 1234 -o chain --iterations 5 --interval 2",
+                "chain/1 to chain/5, each with what has changed since the one before",
+            ),
+        ],
         "splice" => &[
             ("farspace splice 1234 0x7f0000001000+64K -o part.bin", "64 KiB into a file"),
             ("farspace splice 1234 7f00a000-7f00c000 -o - | sha256sum", "a line of /proc/PID/maps, hashed"),

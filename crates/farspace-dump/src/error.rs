@@ -26,6 +26,12 @@ pub enum Error {
         /// The output.
         path: PathBuf,
     },
+    /// The output directory has something in it, or isn't one.
+    #[error("{} exists and isn't an empty directory; choose another name", .path.display())]
+    NotEmpty {
+        /// The output.
+        path: PathBuf,
+    },
     /// The output can't be written.
     #[error("cannot {operation} {}: {source}{}", .path.display(), hint(.source))]
     Output {

@@ -18,6 +18,8 @@ pub const PAGE_IS_SWAPPED: u64 = 1 << 4;
 pub const PAGE_IS_PFNZERO: u64 = 1 << 5;
 /// Mapped as a huge page.
 pub const PAGE_IS_HUGE: u64 = 1 << 6;
+/// Written since the soft-dirty bits were cleared.
+pub const PAGE_IS_SOFT_DIRTY: u64 = 1 << 7;
 /// Flag: write-protects what was found.
 pub const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
 /// Flag: fails where pages aren't protected asynchronously.

@@ -45,6 +45,7 @@ mod storm;
 mod stuck;
 mod timeline;
 mod traced;
+mod tree;
 
 use std::process::ExitCode;
 
@@ -76,6 +77,7 @@ const VICTIMS: &[(&str, &str, Main)] = &[
     ("stuck-room", "", stuck::main),
     ("timeline", "[--threads N] [--room]", timeline::main),
     ("traced", "running|stopped", traced::main),
+    ("tree", "[--dir DIR] [--cold-mib N] [--hot PAGES] [--pause-ms N]", tree::main),
     ("undumpable", "[--uid N]", attached::undumpable),
     ("wait-all", "spin|block", children::wait_all),
     ("zombie", "process|leader", ending::zombie),

@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod dump;
 mod man;
+mod predump;
 mod splice;
 mod syscall;
 
@@ -15,6 +16,7 @@ mod syscall;
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Dump(args) => dump::run(&args),
+        Command::Predump(args) => predump::run(&args),
         Command::Splice(args) => splice::run(&args),
         Command::Syscall(args) => syscall::run(&args),
         Command::Doctor(args) => doctor::run(args),

@@ -120,7 +120,7 @@ pub(crate) fn dump(
 pub(super) fn failure(error: &Error) -> Failure {
     let exit = match error {
         Error::Target(error) => return super::attach::failure(error),
-        Error::Exists { .. } | Error::Output { .. } => Exit::Output,
+        Error::Exists { .. } | Error::NotEmpty { .. } | Error::Output { .. } => Exit::Output,
         Error::Own { .. } | Error::Parent { .. } => Exit::Usage,
         Error::NoSnapshot { .. } | Error::NoTracking { .. } => Exit::Refused,
         Error::Interrupted => return interrupt::failure(),
@@ -130,7 +130,7 @@ pub(super) fn failure(error: &Error) -> Failure {
 }
 
 /// VmHWM of this process; 0 if /proc is not there.
-fn peak_memory_bytes() -> u64 {
+pub(super) fn peak_memory_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());

@@ -8,13 +8,14 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use farspace_image::criu::{
-    CriuError, DumpStats, INVENTORY, ImageId, Inventory, PARENT, PageFlags, PageRun, Pagemap, PagemapWriter,
-    STATS, pages_name,
+    CriuError, DumpStats, INVENTORY, ImageId, Inventory, PARENT, PageFlags, PageRun, PagemapReader,
+    PagemapWriter, STATS, pages_name,
 };
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat, renameat_with};
 use rustix::io::Errno;
 
 use super::{PageSink, PageSource, Place};
+use crate::dirty::PageSet;
 use crate::{Error, Result};
 
 /// A new image directory. Until it is finished it has a hidden name beside its own; dropped before, it is gone.
@@ -52,7 +53,7 @@ impl ImageDirectory {
             return Err(output("create", path, Errno::INVAL.into()));
         }
         if path.symlink_metadata().is_ok() && !is_empty_directory(path) {
-            return Err(Error::Exists { path: path.to_owned() });
+            return Err(Error::NotEmpty { path: path.to_owned() });
         }
         remove_abandoned(path);
         let partial = hidden_name(path, &std::process::id().to_string());
@@ -85,12 +86,13 @@ impl ImageDirectory {
         &self.path
     }
 
-    fn partial(&self) -> &Path {
+    /// Its name now.
+    pub fn current_path(&self) -> &Path {
         self.partial.as_deref().unwrap_or(&self.path)
     }
 
     fn new_file(&self, name: &str) -> Result<(File, PathBuf)> {
-        let path = self.partial().join(name);
+        let path = self.current_path().join(name);
         let mut options = File::options();
         options.read(true).write(true).create_new(true).mode(0o600);
         let file = options.open(&path).map_err(|e| output("create", &path, e))?;
@@ -104,20 +106,31 @@ impl PageSink for ImageDirectory {
         read_image(&parent.join(INVENTORY), |mut file| Inventory::read(&mut file)).map(Some)
     }
 
-    fn parent(&mut self, image: ImageId) -> Result<Option<Pagemap>> {
+    fn parent(&mut self, image: ImageId, there: &PageSet) -> Result<Option<PageSet>> {
         let Some(parent) = &self.parent else { return Ok(None) };
         let path = parent.join(image.pagemap_name());
         if path.symlink_metadata().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
             return Ok(None);
         }
-        let map = read_image(&path, Pagemap::read)?;
-        let pages = parent.join(pages_name(map.pages_id));
-        let wanted = map.pages_bytes();
+        let (pages_id, wanted, set) = read_image(&path, |file| {
+            let reader = PagemapReader::new(file)?;
+            let (pages_id, mut wanted, mut set) = (reader.pages_id(), 0_u64, PageSet::default());
+            for run in reader {
+                let run = run?;
+                if run.flags.contains(PageFlags::PRESENT) {
+                    wanted = wanted.saturating_add(run.len_bytes());
+                }
+                // Whatever the image says, this doesn't grow beyond what there is.
+                set.add(&there.within(run.range()));
+            }
+            Ok((pages_id, wanted, set))
+        })?;
+        let pages = parent.join(pages_name(pages_id));
         match pages.metadata() {
-            Ok(found) if wanted.is_some_and(|wanted| found.len() >= wanted) => Ok(Some(map)),
+            Ok(found) if found.len() >= wanted => Ok(Some(set)),
             Ok(_) => Err(input(&pages, CriuError::Cut)),
             // A pagemap that only refers to its own parent needs none.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && wanted == Some(0) => Ok(Some(map)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && wanted == 0 => Ok(Some(set)),
             Err(e) => Err(input(&pages, e.into())),
         }
     }
@@ -157,7 +170,8 @@ impl PageSink for ImageDirectory {
     fn end(&mut self) -> Result<()> {
         let Some(image) = self.image.take() else { return Err(unfinished(&self.path)) };
         image.pagemap.finish().map_err(|e| written(&image.pagemap_path, e))?;
-        Ok(())
+        // A process that ended has left the room for its last pages.
+        image.pages.set_len(image.pages_bytes).map_err(|e| output("write", &image.pages_path, e))
     }
 
     fn finish(&mut self, inventory: &Inventory, stats: &DumpStats) -> Result<()> {
@@ -169,7 +183,7 @@ impl PageSink for ImageDirectory {
         match name(partial, &self.path) {
             Ok(()) => self.partial = None,
             Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {
-                return Err(Error::Exists { path: self.path.clone() });
+                return Err(Error::NotEmpty { path: self.path.clone() });
             }
             Err(errno) => return Err(output("name", &self.path, errno.into())),
         }

@@ -3,9 +3,10 @@
 use std::os::fd::BorrowedFd;
 
 use farspace::Sink;
-use farspace_image::criu::{DumpStats, ImageId, Inventory, PageRun, Pagemap};
+use farspace_image::criu::{DumpStats, ImageId, Inventory, PageRun};
 
 use crate::Result;
+use crate::dirty::PageSet;
 
 /// Where the images of a predump go: a directory, or another machine.
 ///
@@ -20,12 +21,13 @@ pub trait PageSink {
     /// There is a parent, and it can't be read.
     fn parent_inventory(&mut self) -> Result<Option<Inventory>>;
 
-    /// What the parent has of an image; `None` without a parent, or where it doesn't have that image.
+    /// Which of these pages the parent has of an image, itself or by its own parents; `None` without a parent, or where it
+    /// doesn't have that image.
     ///
     /// # Errors
     ///
     /// The parent has it, and it can't be read.
-    fn parent(&mut self, image: ImageId) -> Result<Option<Pagemap>>;
+    fn parent(&mut self, image: ImageId, there: &PageSet) -> Result<Option<PageSet>>;
 
     /// Begins the image of a process's memory or of a shared memory object.
     ///
@@ -59,22 +61,23 @@ pub trait PageSink {
 
 /// The memory that an image is of.
 ///
-/// A page that has vanished since it was found is read as zeros: the target has unmapped or dropped it, and tracking
-/// tells the next iteration so.
+/// A page that has vanished since it was found is read as zeros: the target has unmapped or dropped it, or has ended, and
+/// tracking tells the next iteration so.
 pub trait PageSource {
     /// Moves the pages of the runs to a place, one after the other, without a copy where that can be; exactly as many
     /// bytes as the runs are long.
     ///
     /// # Errors
     ///
-    /// The target is gone; the caller has broken it off. [`farspace::WRITE_OUT`]: the place fails.
+    /// The place fails ([`farspace::WRITE_OUT`]); the caller has broken it off. A stream then has an unknown part of the
+    /// bytes.
     fn splice(&mut self, runs: &[PageRun], to: Place<'_>) -> Result<()>;
 
     /// Copies the pages from `vaddr` on, a page's first address, until the buffer is full.
     ///
     /// # Errors
     ///
-    /// The target is gone; the caller has broken it off.
+    /// The caller has broken it off.
     fn read(&mut self, vaddr: u64, buffer: &mut [u8]) -> Result<()>;
 }
 

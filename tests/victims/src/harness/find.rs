@@ -14,7 +14,7 @@ pub fn host_is_self() {
 }
 
 /// The multi-call victim: where the environment says, this program itself, or next to it.
-pub(super) fn program() -> Result<PathBuf, String> {
+pub fn program() -> Result<PathBuf, String> {
     if let Some(directory) = std::env::var_os(DIRECTORY) {
         return Ok(Path::new(&directory).join(crate::PROGRAM));
     }

@@ -16,7 +16,7 @@ mod find;
 mod last;
 mod region;
 
-pub use find::host_is_self;
+pub use find::{host_is_self, program};
 pub use region::Region;
 
 use std::fmt;

@@ -1,5 +1,7 @@
 //! Directories that are finished, given up, chained and damaged.
 
+use farspace_sys::RemoteIoVec;
+
 use super::*;
 
 /// Pages that are full of the number of the page.
@@ -53,7 +55,7 @@ fn a_directory_has_its_name_only_when_finished() {
     assert_eq!(names(&path), ["inventory.img", "pagemap-1.img", "pages-1.img", "stats-dump"]);
     let pages = fs::read(path.join("pages-1.img")).expect("there");
     assert_eq!((pages.len(), pages[0], pages[4096], pages[8192]), (3 * 4096, 1, 2, 9));
-    assert!(matches!(write(&path, None, &[]), Err(Error::Exists { .. })));
+    assert!(matches!(write(&path, None, &[]), Err(Error::NotEmpty { .. })));
 }
 
 #[test]
@@ -72,7 +74,7 @@ fn what_comes_in_between_stays() {
     let mut directory = ImageDirectory::create(&path, None).expect("created");
     fs::write(&path, "another's").expect("written");
     let finished = directory.finish(&Inventory::default(), &DumpStats::default());
-    assert!(matches!(finished, Err(Error::Exists { .. })));
+    assert!(matches!(finished, Err(Error::NotEmpty { .. })));
     drop(directory);
     assert_eq!(
         (names(place.path()), fs::read(&path).expect("there")),
@@ -107,9 +109,11 @@ fn a_chain_is_linked_and_read() {
 
     let mut three = ImageDirectory::create(&place.path().join("three"), Some(&two)).expect("created");
     assert_eq!(three.parent_inventory().expect("read").expect("there").dump_uptime_us, Some(1));
-    let map = three.parent(ImageId::Process(1)).expect("read").expect("there");
-    assert!(map.listed(0..u64::MAX).eq(std::iter::once(4096..3 * 4096)));
-    assert!(three.parent(ImageId::Process(2)).expect("not there").is_none());
+    let mut there = PageSet::default();
+    there.insert(0..u64::from(u32::MAX));
+    let pages = three.parent(ImageId::Process(1), &there).expect("read").expect("there");
+    assert!(pages.runs().eq(std::iter::once(RemoteIoVec::new(4096, 2 * 4096))));
+    assert!(three.parent(ImageId::Process(2), &there).expect("not there").is_none());
 }
 
 #[test]
@@ -121,7 +125,7 @@ fn a_damaged_parent_is_refused() {
     write(&one, None, &[run(1, 2, PageFlags::PRESENT)]).expect("written");
     File::options().write(true).open(one.join("pages-1.img")).and_then(|f| f.set_len(4096)).expect("cut");
     let mut directory = create().expect("its inventory is whole");
-    assert!(matches!(directory.parent(ImageId::Process(1)), Err(Error::Parent { .. })));
+    assert!(matches!(directory.parent(ImageId::Process(1), &PageSet::default()), Err(Error::Parent { .. })));
     drop(directory);
     fs::write(one.join(INVENTORY), "x").expect("written");
     assert!(matches!(create(), Err(Error::Parent { .. })));
