@@ -11,10 +11,11 @@ use rustix::io::Errno;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// The first page of the program: what every target has.
+/// The first page of the program: what every target has. Where it is linked statically, the heap lies below it.
 fn program_page(pid: i32) -> Result<RemoteIoVec, Failed> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
-    let start = u64::from_str_radix(maps.split('-').next().unwrap_or_default(), 16)?;
+    let file = maps.lines().find(|line| line.contains('/')).ok_or("no file is mapped")?;
+    let start = u64::from_str_radix(file.split('-').next().unwrap_or_default(), 16)?;
     Ok(RemoteIoVec::new(start, PAGE))
 }
 
