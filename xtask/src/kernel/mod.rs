@@ -1,5 +1,6 @@
 //! `cargo xtask kernel ...`: farspace's kernels, and running something on one.
 
+mod bench;
 mod boot;
 mod build;
 mod guest;
@@ -13,6 +14,8 @@ use xshell::Shell;
 pub(crate) enum Command {
     /// Build a kernel and print where its image, symbols and configuration are.
     Build(build::Options),
+    /// Count instructions in the guest: what the calls cost, and what others cost.
+    Bench(bench::Options),
     /// Boot a kernel, run a command in the guest, and end with its verdict.
     Boot(boot::Options),
     /// Boot a kernel and run the conformance suite there.
@@ -25,6 +28,7 @@ pub(crate) enum Command {
 pub(crate) fn run(shell: &Shell, command: Command) -> anyhow::Result<bool> {
     match command {
         Command::Build(options) => build::run(shell, &options),
+        Command::Bench(options) => bench::run(shell, &options),
         Command::Boot(options) => boot::run(shell, &options),
         Command::Test(options) => test::run(shell, &options),
         Command::Shell(machine) => shell::run(shell, &machine),

@@ -55,6 +55,8 @@ pub(crate) struct Vm {
     /// Without it, the best that works.
     pub(crate) accel: Option<Accel>,
     pub(crate) clock: Clock,
+    /// A feature that the processor doesn't have; for TCG.
+    pub(crate) cpu_without: Option<String>,
     /// Raw images, as /dev/vda and so on; needs virtio_blk in the guest.
     pub(crate) disks: Vec<PathBuf>,
     /// Folders of the host and where they appear in the guest, writable; needs 9p and 9pnet_virtio in the guest.
@@ -92,6 +94,7 @@ impl Vm {
             cpus: 2,
             accel: None,
             clock: Clock::Real,
+            cpu_without: None,
             disks: Vec::new(),
             shares: Vec::new(),
             parameters: Vec::new(),

@@ -113,6 +113,10 @@ fn machine(vm: &Vm, folder: &Folder) -> Command {
     command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
     command.args(["-nodefaults", "-display", "none", "-no-reboot", "-no-user-config", "-M", "q35"]);
     command.args(vm.accel.unwrap_or(Accel::Tcg).arguments(vm.clock));
+    if let Some(feature) = &vm.cpu_without {
+        // The last one counts.
+        command.arg("-cpu").arg(format!("max,la57=off,-{feature}"));
+    }
     command.arg("-m").arg(format!("{}M", vm.memory_mib));
     command.arg("-smp").arg(vm.cpus.to_string());
     command.arg("-kernel").arg(&vm.kernel).arg("-initrd").arg(folder.initramfs());

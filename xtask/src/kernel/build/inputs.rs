@@ -10,8 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders of `kernel/` and where they go to in the tree.
-const PLACES: [(&str, &str); 3] =
-    [("src", "mm/process_vm"), ("include", "include"), ("Documentation", "Documentation/userspace-api")];
+const PLACES: [(&str, &str); 2] = [("src", "mm/process_vm"), ("include", "include")];
 
 /// Files and patches for one kernel.
 pub(super) struct Inputs {
