@@ -10,6 +10,10 @@
 #include "process_vm_glue.h"
 #endif
 
+#ifdef CONFIG_PROCESS_VM_EXEC
+#include "process_vm_exec_glue.h"
+#endif
+
 #ifdef CONFIG_PROCESS_VMSPLICE
 #include "process_vmsplice_glue.h"
 

@@ -11,5 +11,7 @@
 mod space;
 mod target;
 
+#[cfg(CONFIG_PROCESS_VM_EXEC)]
+mod process_vm_exec;
 #[cfg(CONFIG_PROCESS_VMSPLICE)]
 mod process_vmsplice;

@@ -42,6 +42,12 @@ impl Space {
         }
     }
 
+    /// The C object, which lives as long as this value.
+    #[cfg(CONFIG_PROCESS_VM_EXEC)]
+    pub(crate) fn as_ptr(&self) -> *mut bindings::mm_struct {
+        self.mm.as_ptr()
+    }
+
     /// Lets go of the mappings, but not of the object: whoever owns them may end while the caller waits.
     pub(crate) fn release(self) -> Released {
         // SAFETY: By the type invariant `mm` is valid.

@@ -41,7 +41,6 @@ mod tests {
                 end,
                 permissions: *permissions,
                 offset: 0,
-                device: (0, 0),
                 inode,
                 name: name.to_vec(),
             })

@@ -115,7 +115,6 @@ mod tests {
             end: RemoteAddr(0x3000),
             permissions: *permissions,
             offset: 0,
-            device: (0, 0),
             inode,
             name: name.as_bytes().to_vec(),
         }
