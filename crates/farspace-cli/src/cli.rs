@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use farspace_abi::RemoteIoVec;
+use farspace_dump::stream::Address;
 
 use crate::exit::Exit;
 use crate::failure::eprint_line;
@@ -40,6 +41,13 @@ pub(crate) enum Command {
     /// of the same processes.
     #[command(after_help = examples("predump"))]
     Predump(PredumpArgs),
+    /// Take a dump that comes from another process or host
+    ///
+    /// One dump is received, then the command ends. Who connects and isn't farspace is turned away with a line on
+    /// stderr. The connection is neither encrypted nor authenticated: use it inside of a tunnel, or listen on an
+    /// address that only the sender reaches.
+    #[command(after_help = examples("receive"))]
+    Receive(ReceiveArgs),
     /// Send ranges of a process's memory to a file, pipe or socket
     #[command(after_help = examples("splice"))]
     Splice(SpliceArgs),
@@ -81,9 +89,16 @@ pub(crate) struct DumpArgs {
     /// The process to dump
     #[arg(value_name = "PID", value_parser = parse_pid)]
     pub(crate) pid: i32,
-    /// The core file; it gets this name only when it is complete
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) output: PathBuf,
+    /// The core file, which gets this name only when it is complete; or a receiver (farspace receive):
+    /// tcp:HOST:PORT or unix:PATH
+    #[arg(short, long, value_name = "FILE", value_parser = sink::parse_dump)]
+    pub(crate) output: SinkSpec,
+    /// Dump the process and all its descendants as of one instant; FILE is a new directory then, with one core.PID
+    /// for each. Memory that they share is only in the first core that has it
+    #[arg(long, conflicts_with = "force")]
+    pub(crate) tree: bool,
+    #[command(flatten)]
+    pub(crate) stream: StreamArgs,
     /// How consistent the dump is
     #[arg(long, value_enum, default_value_t = LevelArg::Snapshot)]
     pub(crate) level: LevelArg,
@@ -130,6 +145,44 @@ pub(crate) struct PredumpArgs {
     /// Say which mechanisms served and why better ones did not
     #[arg(short, long)]
     pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
+}
+
+/// How a dump goes to a receiver.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct StreamArgs {
+    /// To a receiver: compress with zstd, for slow links (LEVEL 3 unless given). The memory is then copied by farspace
+    #[arg(long, value_name = "LEVEL", num_args = 0..=1, require_equals = true, default_missing_value = "3")]
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-7..=22))]
+    pub(crate) compress: Option<i32>,
+    /// To a receiver: give up when it takes nothing for so long
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = parse_timeout)]
+    pub(crate) timeout: Duration,
+}
+
+/// Arguments of `receive`.
+#[derive(Debug, Args)]
+pub(crate) struct ReceiveArgs {
+    /// Where to listen: tcp:HOST:PORT (port 0: any free one, which is printed) or unix:PATH
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Address,
+    /// The file, or the directory where several come; in a directory that exists, a single file gets the name that
+    /// the sender gave it. Nothing has its name before it is complete
+    #[arg(short, long, value_name = "FILE|DIR")]
+    pub(crate) output: PathBuf,
+    /// Replace an existing file
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Take the pages that criu pre-dump --page-server or criu dump --page-server sends; FILE is a new directory
+    #[arg(long, conflicts_with = "force")]
+    pub(crate) page_server: bool,
+    /// The image directory that the new one continues
+    #[arg(long, value_name = "DIR", requires = "page_server")]
+    pub(crate) parent: Option<PathBuf>,
+    /// Give up when the sender sends nothing for so long
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = parse_timeout)]
+    pub(crate) timeout: Duration,
     #[command(flatten)]
     pub(crate) report: ReportArgs,
 }
@@ -367,6 +420,13 @@ fn examples(command: &str) -> String {
 fn parse_pid(text: &str) -> Result<i32, String> {
     let pid = text.parse().ok().filter(|pid| *pid > 0);
     pid.ok_or_else(|| format!("'{text}' is not a process's number; ps -e lists them"))
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.1..=86_400.0).contains(seconds));
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| format!("'{text}' is no number of seconds from 0.1 to 86400"))
 }
 
 fn parse_mask(text: &str) -> Result<u32, String> {

@@ -17,6 +17,22 @@ pub(crate) fn examples(command: &str) -> &'static [(&'static str, &'static str)]
             ),
             ("farspace dump 1234 -o all.core --all --verbose", "every mapping; say how memory was read"),
             ("farspace dump 1234 -o x.core --level frozen --json", "stop it for the copy; report as JSON"),
+            ("farspace dump 1234 --tree -o cores", "with all its descendants: cores/core.PID"),
+            ("farspace dump 1234 -o tcp:host:9000", "to another host, where farspace receive listens"),
+        ],
+        "receive" => &[
+            (
+                "farspace receive --listen tcp:192.0.2.7:9000 -o service.core",
+                "take one dump that comes there",
+            ),
+            (
+                "ssh -L 9000:/run/x.sock host farspace receive --listen unix:/run/x.sock -o service.core",
+                "encrypted: then dump to tcp:localhost:9000 here",
+            ),
+            (
+                "farspace receive --page-server --listen tcp:0.0.0.0:9000 -o images --parent images.1",
+                "for criu pre-dump --page-server --address HOST --port 9000",
+            ),
         ],
         "predump" => &[
             ("farspace predump 1234 -o one", "all memory of process 1234 and its descendants"),

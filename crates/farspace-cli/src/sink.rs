@@ -6,10 +6,13 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use farspace_dump::Destination;
+use farspace_dump::stream::{Address, StreamOptions};
 use rustix::io::Errno;
 
+use crate::cli::StreamArgs;
 use crate::engine::NewFile;
 use crate::exit::Exit;
 use crate::failure::{Failure, errno_text};
@@ -56,6 +59,16 @@ pub(crate) fn parse(text: &str) -> Result<SinkSpec, String> {
     }
 }
 
+/// Parses the argument of `dump --output`: a core is written in no order, so no plain stream takes it.
+pub(crate) fn parse_dump(text: &str) -> Result<SinkSpec, String> {
+    match parse(text)? {
+        SinkSpec::Stdout => {
+            Err("a core is not written from front to back; name a file, or a receiver".to_owned())
+        }
+        spec => Ok(spec),
+    }
+}
+
 /// An open output.
 #[derive(Debug)]
 pub(crate) struct OpenSink {
@@ -66,6 +79,18 @@ pub(crate) struct OpenSink {
 }
 
 impl SinkSpec {
+    /// Where a dump goes that is sent here.
+    pub(crate) fn destination(&self, stream: StreamArgs) -> Destination {
+        let address = match self {
+            Self::File(path) => return path.as_path().into(),
+            // parse_dump() lets none pass.
+            Self::Stdout => return Path::new("/dev/stdout").into(),
+            Self::Tcp(address) => Address::Tcp(address.clone()),
+            Self::Unix(path) => Address::Unix(path.clone()),
+        };
+        Destination::Stream(StreamOptions { address, compress: stream.compress, timeout: stream.timeout })
+    }
+
     /// Opens or connects it.
     pub(crate) fn open(&self, existing: Existing) -> Result<OpenSink, Failure> {
         let mut unfinished = None;

@@ -3,8 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::stream::StreamError;
+
 /// Result of a dump.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A dump that failed. No file has the output's name then, unless one had it before.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +76,25 @@ pub enum Error {
         pid: i32,
         /// Why.
         reason: String,
+    },
+    /// The other side of a stream.
+    #[error("{peer}: {source}")]
+    Stream {
+        /// The address, or who connected.
+        peer: String,
+        /// What went wrong.
+        source: StreamError,
+    },
+    /// The processes of a tree are made faster than they can be stopped.
+    #[error(
+        "cannot stop the tree of pid {pid} together: after {stopped} processes there were still new ones; \
+         try again, or dump the processes one by one"
+    )]
+    Grows {
+        /// The process that the tree begins with.
+        pid: i32,
+        /// Processes that were stopped by then.
+        stopped: usize,
     },
     /// A snapshot needs the agent.
     #[error("cannot take a snapshot of pid {pid}: {reason}; --level frozen works without the agent")]

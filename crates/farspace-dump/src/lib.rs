@@ -1,11 +1,11 @@
 //! Dumps of live processes at named consistency levels.
 //!
 //! [`dump`] writes an ELF core of a process that goes on running. What "consistent" means is the caller's
-//! choice, [`Level`], and is named in the [`DumpReport`].
+//! choice, [`Level`], and is named in the [`DumpReport`]. [`dump_tree`] does the same for a process and its descendants.
 //!
 //! | module | what |
 //! |---|---|
-//! | `capture` | the order of events at each level: what happens while the target is stopped |
+//! | `capture` | the order of events at each level, for one process and for a tree: what happens while it is stopped |
 //! | [`dirty`] | which pages have changed since the last look |
 //! | `census` | what /proc says of the process and its threads |
 //! | `plan` | which mappings go into the core, and which of their pages exist |
@@ -13,7 +13,10 @@
 //! | `origin` | where pages are had from: the target or its snapshot |
 //! | `write` | moving the pages into the file |
 //! | [`predump`] | images in CRIU's formats, of processes that run |
-//! | `output` | a file that has its name only when it is complete |
+//! | `place` | where the bytes of one file go: a file here, or a stream to a receiver |
+//! | `output`, `output_directory` | a file, or a directory of files, that has its name only when it is complete |
+//! | [`page_server`] | CRIU's page server, on either side of it |
+//! | [`stream`] | the way of a dump to another process or host |
 
 #![forbid(unsafe_code)]
 
@@ -24,14 +27,20 @@ mod error;
 mod options;
 mod origin;
 mod output;
+mod output_directory;
+pub mod page_server;
+mod place;
 mod plan;
 pub mod predump;
 mod program;
 mod report;
+pub mod stream;
 mod write;
 
-pub use capture::dump;
+pub use capture::{dump, dump_tree};
 pub use error::{Error, Result};
 pub use options::{DumpOptions, Filter, Level, Progress};
 pub use output::Output;
-pub use report::DumpReport;
+pub use output_directory::OutputDirectory;
+pub use place::Destination;
+pub use report::{DumpReport, TreeReport};

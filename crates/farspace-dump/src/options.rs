@@ -28,6 +28,14 @@ impl Level {
             Self::Fuzzy => "fuzzy",
         }
     }
+
+    /// True if the pages are copied while the target is stopped.
+    pub(crate) fn copies_stopped(self) -> bool {
+        match self {
+            Self::Frozen => true,
+            Self::Snapshot | Self::Fuzzy => false,
+        }
+    }
 }
 
 impl fmt::Display for Level {
@@ -82,4 +90,9 @@ pub struct Progress {
     pub done_bytes: u64,
     /// Bytes of memory to write.
     pub total_bytes: u64,
+}
+
+impl Progress {
+    /// Before anything is known.
+    pub(crate) const NONE: Self = Self { done_bytes: 0, total_bytes: 0 };
 }

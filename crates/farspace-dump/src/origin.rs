@@ -18,7 +18,7 @@ pub(crate) struct Origin<'a> {
 
 enum Way<'a> {
     Target(&'a mut Target),
-    Snapshot(Snapshot<'a>),
+    Snapshot(Snapshot),
 }
 
 impl<'a> Origin<'a> {
@@ -28,7 +28,7 @@ impl<'a> Origin<'a> {
     }
 
     /// The target as it was.
-    pub(crate) fn snapshot(snapshot: Snapshot<'a>) -> Result<Self> {
+    pub(crate) fn snapshot(snapshot: Snapshot) -> Result<Self> {
         let memory = snapshot.memory()?;
         Ok(Self { pagemap: Pagemap::open(snapshot.pid())?, memory, way: Way::Snapshot(snapshot) })
     }

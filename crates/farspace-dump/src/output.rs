@@ -24,6 +24,7 @@ pub struct Output {
     path: PathBuf,
     temporary: Option<PathBuf>,
     overwrite: bool,
+    has_name: bool,
 }
 
 impl Output {
@@ -41,15 +42,24 @@ impl Output {
         }
         let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         match open(directory, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, MODE) {
-            Ok(file) => Ok(Self { file: file.into(), path: path.to_owned(), temporary: None, overwrite }),
+            Ok(file) => {
+                let (file, path) = (file.into(), path.to_owned());
+                Ok(Self { file, path, temporary: None, overwrite, has_name: false })
+            }
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
                 let temporary = hidden_name(path);
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
                 let file = openat(CWD, &temporary, flags, MODE).map_err(|e| fail("create", path, e))?;
-                Ok(Self { file: file.into(), path: path.to_owned(), temporary: Some(temporary), overwrite })
+                let (file, path, temporary) = (file.into(), path.to_owned(), Some(temporary));
+                Ok(Self { file, path, temporary, overwrite, has_name: false })
             }
             Err(errno) => Err(fail("create", path, errno)),
         }
+    }
+
+    /// A file that has its name, in a directory that has not. `path` is where it will be.
+    pub(crate) fn part(file: File, path: PathBuf) -> Self {
+        Self { file, path, temporary: None, overwrite: false, has_name: true }
     }
 
     /// The file.
@@ -80,6 +90,9 @@ impl Output {
     ///
     /// Something has that name by now and isn't to be overwritten.
     pub fn finish(mut self) -> Result<()> {
+        if self.has_name {
+            return Ok(());
+        }
         let path = self.path.clone();
         let error = |errno| match errno {
             Errno::EXIST => Error::Exists { path: path.clone() },
@@ -125,14 +138,14 @@ impl Drop for Output {
     }
 }
 
-fn hidden_name(path: &Path) -> PathBuf {
+pub(crate) fn hidden_name(path: &Path) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{}.partial", std::process::id()));
     path.with_file_name(name)
 }
 
-fn fail(operation: &'static str, path: &Path, errno: Errno) -> Error {
+pub(crate) fn fail(operation: &'static str, path: &Path, errno: Errno) -> Error {
     Error::Output { operation, path: path.to_owned(), source: errno.into() }
 }
 

@@ -237,6 +237,7 @@ mod tests {
                 end: RemoteAddr(0xffff_ffff_ff60_1000),
                 permissions: *permissions,
                 offset: 0,
+                device: (0, 0),
                 inode: 0,
                 name: b"[vsyscall]".to_vec(),
             };

@@ -34,3 +34,24 @@ pub struct DumpReport {
     /// The whole dump, in ns.
     pub total_ns: u64,
 }
+
+/// A dump of a process and its descendants at one instant.
+#[derive(Clone, Debug, Serialize)]
+pub struct TreeReport {
+    /// The process that the tree begins with.
+    pub pid: i32,
+    /// Consistency level, the same for all.
+    pub level: String,
+    /// The directory; the core of each process is core.PID in it.
+    pub path: PathBuf,
+    /// How long the first that was stopped waited for all to go on, in ns.
+    pub stop_ns: u64,
+    /// The whole dump, in ns.
+    pub total_ns: u64,
+    /// Bytes of memory written, of all.
+    pub bytes_written: u64,
+    /// The process that the tree begins with, then its descendants, parents before their children.
+    pub processes: Vec<DumpReport>,
+    /// Processes of the tree that have no core, and why, one sentence each.
+    pub left_out: Vec<String>,
+}

@@ -8,6 +8,7 @@ use farspace_sys::{RemoteAddr, RemoteIoVec};
 
 use crate::origin::Origin;
 use crate::output::Output;
+use crate::place::Place;
 use crate::plan::{self, Planned};
 use crate::{Error, Progress, Result};
 
@@ -17,7 +18,7 @@ const RUNS: usize = 1024;
 
 /// The file that is being written, and how far it is.
 pub(crate) struct Writer<'a> {
-    pub(crate) output: &'a Output,
+    pub(crate) place: &'a Place,
     pub(crate) progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
     pub(crate) done: Progress,
     /// Bytes that couldn't be had, by the mapping they are in.
@@ -31,11 +32,17 @@ impl Writer<'_> {
         let start = planned.mapping.start;
         let mut missing = 0;
         for runs in runs.chunks(RUNS) {
-            if planned.traits.is_unreadable {
-                missing += self.by_memory(&origin.memory, runs, start, offset)?;
-            } else {
-                missing += self.by_splice(origin, runs, start, offset)?;
-            }
+            missing += match self.place {
+                _ if planned.traits.is_unreadable => self.by_memory(&origin.memory, runs, start, offset)?,
+                Place::Here(output) => self.by_splice(output, origin, runs, start, offset)?,
+                Place::There(remote) => {
+                    let (done, progress) = (&mut self.done, &mut self.progress);
+                    remote.runs(origin, runs, start, offset, &mut |bytes| {
+                        done.done_bytes += bytes;
+                        progress(*done)
+                    })?
+                }
+            };
         }
         if missing > 0 {
             self.missing.push((planned.mapping.name.clone(), missing));
@@ -47,6 +54,7 @@ impl Writer<'_> {
     /// bytes that couldn't be had at all.
     fn by_splice(
         &mut self,
+        output: &Output,
         origin: &mut Origin<'_>,
         runs: &[RemoteIoVec],
         start: RemoteAddr,
@@ -59,7 +67,7 @@ impl Writer<'_> {
                 .iter()
                 .map(|run| Extent { offset: offset + (run.base.0 - start.0), len: run.len })
                 .collect();
-            let mut sink = Sink::scattered(self.output.fd(), &extents);
+            let mut sink = Sink::scattered(output.fd(), &extents);
             let (done, progress) = (&mut self.done, &mut self.progress);
             let transfer = origin.splice(&left, &mut sink, &mut |bytes| {
                 done.done_bytes += bytes;
@@ -82,7 +90,6 @@ impl Writer<'_> {
         start: RemoteAddr,
         offset: u64,
     ) -> Result<u64> {
-        use std::os::unix::fs::FileExt;
         let mut buffer = vec![0; 64 * PAGE as usize];
         let mut missing = 0;
         for run in runs {
@@ -96,10 +103,7 @@ impl Writer<'_> {
                     continue;
                 }
                 let to = offset + (at - start.0);
-                self.output
-                    .file()
-                    .write_all_at(&buffer[..n], to)
-                    .map_err(|e| self.output.error("write", e))?;
+                self.place.write_at(to, &buffer[..n])?;
                 at += n as u64;
                 self.done.done_bytes += n as u64;
                 if (self.progress)(self.done).is_break() {

@@ -8,6 +8,7 @@
 //!   [`CoreLayout`](core_file::CoreLayout) says which byte goes where.
 //! * [`criu`]: pagemaps, inventory and the like of CRIU.
 //! * [`filter`]: which part of a mapping belongs into the file (`/proc/PID/coredump_filter`).
+//! * [`page_server`]: the messages of CRIU's page server.
 //! * [`auxv`]: reading the auxiliary vector.
 //!
 //! Addresses are plain `u64` here: to a file format they are file contents. Callers convert from their own
@@ -19,3 +20,4 @@ pub mod auxv;
 pub mod core_file;
 pub mod criu;
 pub mod filter;
+pub mod page_server;

@@ -67,6 +67,37 @@ pub fn threads(pid: i32) -> Result<Vec<i32>> {
     Ok(entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect())
 }
 
+/// The children of a process, made by any of its threads; zombies included.
+///
+/// # Errors
+///
+/// ESRCH: no such process.
+pub fn children(pid: i32) -> Result<Vec<i32>> {
+    let mut children = Vec::new();
+    for tid in threads(pid)? {
+        match fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")) {
+            Ok(text) => children.extend(text.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok())),
+            // The thread has ended, or the kernel has no such file (CONFIG_PROC_CHILDREN).
+            Err(_) if fs::exists(format!("/proc/{pid}/task/{tid}/stat")).unwrap_or(false) => {
+                return Ok(children_by_parent(pid));
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(children)
+}
+
+fn children_by_parent(pid: i32) -> Vec<i32> {
+    let is_child = |child: &i32| {
+        let status = read(*child, "status").unwrap_or_default();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        parent.and_then(|text| text.trim().parse().ok()) == Some(pid)
+    };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(is_child).collect()
+}
+
 /// What a thread is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activity {
@@ -117,6 +148,8 @@ pub struct Mapping {
     pub permissions: [u8; 4],
     /// Offset in the file, in bytes.
     pub offset: u64,
+    /// Device of the file, major and minor; 0 and 0 without one.
+    pub device: (u32, u32),
     /// Inode number, 0 without a file.
     pub inode: u64,
     /// File or pseudo name ("\[vdso\]"), raw bytes.
@@ -146,11 +179,13 @@ fn parse_mapping(line: &[u8]) -> Option<Mapping> {
     let (start, end) = next()?.split_once('-')?;
     let permissions = next()?.as_bytes().try_into().ok()?;
     let offset = u64::from_str_radix(next()?, 16).ok()?;
-    next()?;
+    let (major, minor) = next()?.split_once(':')?;
+    let number = |text| u32::from_str_radix(text, 16).ok();
+    let device = (number(major)?, number(minor)?);
     let inode = next()?.parse().ok()?;
     let name = fields.next().unwrap_or_default().trim_ascii_start().to_vec();
     let address = |text| u64::from_str_radix(text, 16).ok().map(RemoteAddr);
-    Some(Mapping { start: address(start)?, end: address(end)?, permissions, offset, inode, name })
+    Some(Mapping { start: address(start)?, end: address(end)?, permissions, offset, device, inode, name })
 }
 
 /// True if the process is an init of its pid namespace: orphans below it become its children.
@@ -201,8 +236,19 @@ mod tests {
         let line = b"7f00-8000 r-xp 00001000 fe:00 42                         /tmp/a b (deleted)";
         let mapping = parse_mapping(line).expect("a valid line");
         assert_eq!((mapping.start.0, mapping.len_bytes(), mapping.offset), (0x7f00, 0x100, 0x1000));
+        assert_eq!((mapping.device, mapping.inode), ((0xfe, 0), 42));
         assert_eq!(mapping.name, b"/tmp/a b (deleted)");
         assert!(parse_mapping(b"").is_none());
+    }
+
+    #[test]
+    fn both_ways_find_a_child() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("everywhere");
+        let (own, pid) = (std::process::id() as i32, child.id() as i32);
+        let found = (children(own).expect("we exist"), children_by_parent(own));
+        child.kill().and_then(|()| child.wait()).expect("ended");
+        assert!(found.0.contains(&pid) && found.1.contains(&pid), "{pid} in {found:?}");
+        assert!(children(i32::MAX).is_err_and(|e| e.is_gone()));
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! Where the bytes go.
 
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use farspace_abi::RemoteIoVec;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::net::AddressFamily;
+
+use crate::transfer::Progress;
 
 /// How often a pipe may be looked at before sleeping: some 30 us in all.
 const LOOKS: u32 = 32;
@@ -103,7 +106,16 @@ impl<'a> Sink<'a> {
     /// # Errors
     ///
     /// As write(2).
-    pub fn write_all(&mut self, mut bytes: &[u8]) -> std::result::Result<(), Errno> {
+    pub fn write_all(&mut self, bytes: &[u8]) -> std::result::Result<(), Errno> {
+        self.write_asking(bytes, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// The same; `progress` is told 0 while nothing is taken, and can end it with EINTR.
+    pub(crate) fn write_asking(
+        &mut self,
+        mut bytes: &[u8],
+        progress: Progress<'_>,
+    ) -> std::result::Result<(), Errno> {
         while !bytes.is_empty() {
             let room = self.room(bytes.len());
             let written = match self.offset {
@@ -119,7 +131,12 @@ impl<'a> Sink<'a> {
                     self.advance(n);
                 }
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => wait_for(self.fd, PollFlags::OUT)?,
+                Err(Errno::AGAIN) => {
+                    wait_a_while(self.fd, PollFlags::OUT)?;
+                    if progress(0).is_break() {
+                        return Err(Errno::INTR);
+                    }
+                }
                 Err(errno) => return Err(errno),
             }
         }
@@ -127,9 +144,10 @@ impl<'a> Sink<'a> {
     }
 }
 
-/// Waits until a descriptor is ready.
-pub(crate) fn wait_for(fd: BorrowedFd<'_>, flags: PollFlags) -> std::result::Result<(), Errno> {
-    match poll(&mut [PollFd::new(&fd.as_fd(), flags)], None) {
+/// Waits until a descriptor is ready, or the caller should be asked whether to go on.
+pub(crate) fn wait_a_while(fd: BorrowedFd<'_>, flags: PollFlags) -> std::result::Result<(), Errno> {
+    const WHILE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+    match poll(&mut [PollFd::new(&fd.as_fd(), flags)], Some(&WHILE)) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(errno) => Err(errno),
     }

@@ -17,22 +17,25 @@ use crate::{Error, Result};
 
 /// A forked child of the agent that holds the address space as it was, and does nothing else.
 ///
+/// It may outlive the handle that made it: the target is left when both are dropped.
+///
 /// Its pages are mapped into pipes, never written to and never unshared. Dropped, the child ends and is reaped.
 #[derive(Debug)]
-pub struct Snapshot<'a> {
+pub struct Snapshot {
     target: i32,
     pid: i32,
     ns_pid: i32,
-    agent: &'a Arc<Agent>,
-    pipe: &'a BoundedPipe,
+    agent: Arc<Agent>,
+    pipe: Arc<BoundedPipe>,
     memory: Option<Memory>,
 }
 
-impl<'a> Snapshot<'a> {
-    pub(crate) fn fork(target: i32, agent: &'a Arc<Agent>, pipe: &'a BoundedPipe) -> Result<Self> {
+impl Snapshot {
+    pub(crate) fn fork(target: i32, agent: &Arc<Agent>, pipe: &Arc<BoundedPipe>) -> Result<Self> {
         let ns_pid = agent.channel().fork()?;
         let status = process::status(agent.agent_pid())?;
-        let mut snapshot = Self { target, pid: 0, ns_pid, agent, pipe, memory: None };
+        let (own_agent, pipe) = (agent.clone(), pipe.clone());
+        let mut snapshot = Self { target, pid: 0, ns_pid, agent: own_agent, pipe, memory: None };
         snapshot.pid = process::pid_in_namespace(agent.agent_pid(), &status, ns_pid)
             .ok_or_else(|| Error::new("find the snapshot", target, Errno::SRCH))?;
         snapshot.memory = Some(Memory::open(snapshot.pid)?);
@@ -74,12 +77,12 @@ impl<'a> Snapshot<'a> {
         let memory =
             self.memory.as_ref().ok_or_else(|| Error::new("read the snapshot", self.target, Errno::SRCH))?;
         let source =
-            Source::Pages { channel, pipe: self.pipe, agent: self.agent, far: FarCopy::Memory(memory) };
+            Source::Pages { channel, pipe: &self.pipe, agent: &self.agent, far: FarCopy::Memory(memory) };
         source.transfer(self.target, ranges, sink, progress)
     }
 }
 
-impl Drop for Snapshot<'_> {
+impl Drop for Snapshot {
     fn drop(&mut self) {
         /// __WALL (wait(2)): the child's exit signal is 0.
         const WALL: u64 = 0x4000_0000;

@@ -43,7 +43,7 @@ pub struct Target {
     reach: Reach,
     report: Report,
     pipe_bytes: usize,
-    pipe: Option<BoundedPipe>,
+    pipe: Option<Arc<BoundedPipe>>,
 }
 
 /// The ways to reach the memory.
@@ -202,6 +202,14 @@ impl Target {
         source.transfer(self.pid, ranges, sink, progress)
     }
 
+    /// The agent's own pid, if there is one: a process of its own, or a thread of the target.
+    pub fn agent_pid(&self) -> Option<i32> {
+        match &self.reach {
+            Reach::Agent(agent) => Some(agent.agent_pid()),
+            _ => None,
+        }
+    }
+
     /// True for the mappings that farspace itself has made in the target.
     pub fn owns(&self, mapping: &Mapping) -> bool {
         matches!(&self.reach, Reach::Agent(agent) if agent.owns(mapping))
@@ -213,11 +221,7 @@ impl Target {
     ///
     /// Refused: traced, or a thread that doesn't stop. ESRCH.
     pub fn freeze(&self, timeout: Duration) -> Result<Frozen> {
-        let agent = match &self.reach {
-            Reach::Agent(agent) => Some(agent.agent_pid()),
-            _ => None,
-        };
-        Ok(Frozen::stop(self.pid, agent, timeout)?)
+        Ok(Frozen::stop(self.pid, self.agent_pid(), timeout)?)
     }
 
     /// Forks a copy-on-write snapshot of the address space; it is the agent's child, not the target's.
@@ -228,7 +232,7 @@ impl Target {
     /// # Errors
     ///
     /// EAGAIN, ENOMEM as fork(2); EOPNOTSUPP without an agent.
-    pub fn snapshot(&mut self) -> Result<Snapshot<'_>> {
+    pub fn snapshot(&mut self) -> Result<Snapshot> {
         self.open_pipe()?;
         match (&self.reach, &self.pipe) {
             (Reach::Agent(agent), Some(pipe)) => {
@@ -257,7 +261,8 @@ impl Target {
             let (read, write, room) = pipe::with_room(self.pipe_bytes)
                 .map_err(|e| Error::new("make a pipe for the memory", self.pid, e))?;
             let write = agent.send_fd(write.as_fd())?;
-            self.pipe = Some(BoundedPipe { read, full: room, room: AtomicUsize::new(room), write });
+            let pipe = BoundedPipe { read, full: room, room: AtomicUsize::new(room), write };
+            self.pipe = Some(Arc::new(pipe));
         }
         Ok(())
     }

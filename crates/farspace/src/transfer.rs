@@ -16,7 +16,7 @@ use rustix::pipe::{SpliceFlags, splice};
 
 use crate::send::Send;
 use crate::share::{FarCopy, Work, locate};
-use crate::sink::{Sink, wait_for};
+use crate::sink::{Sink, wait_a_while};
 use crate::target::BoundedPipe;
 use crate::{Error, Result};
 
@@ -231,7 +231,7 @@ impl PageStream<'_> {
         let may_look = if self.agent.may_spin() { sink.looks() } else { 0 };
         let mut looks = may_look;
         while *bytes < expected {
-            let step = if copying { self.copy_out(sink) } else { self.move_out(sink) };
+            let step = if copying { self.copy_out(sink, progress) } else { self.move_out(sink) };
             match step {
                 Ok(0) => return Err(inject::Error::Gone { pid: self.pid }.into()),
                 Ok(n) => {
@@ -252,7 +252,12 @@ impl PageStream<'_> {
                         return Ok(());
                     }
                 }
-                Err(Errno::INTR) => {}
+                // The sink is full, or a signal came.
+                Err(Errno::INTR) => {
+                    if progress(0).is_break() {
+                        return Err(interrupted(self.pid));
+                    }
+                }
                 // This file or device takes no pages (a terminal, O_APPEND): copy from the pipe.
                 Err(Errno::INVAL) if !copying => copying = true,
                 Err(errno) => return Err(error(errno)),
@@ -268,7 +273,7 @@ impl PageStream<'_> {
         match splice(&self.pipe.read, None, sink.fd, sink.offset.as_mut(), room, flags) {
             // EAGAIN is an empty pipe or a full, non-blocking socket.
             Err(Errno::AGAIN) if !self.is_empty()? => {
-                wait_for(sink.fd, PollFlags::OUT)?;
+                wait_a_while(sink.fd, PollFlags::OUT)?;
                 Err(Errno::INTR)
             }
             Ok(n) => {
@@ -279,13 +284,13 @@ impl PageStream<'_> {
         }
     }
 
-    fn copy_out(&self, sink: &mut Sink<'_>) -> std::result::Result<usize, Errno> {
+    fn copy_out(&self, sink: &mut Sink<'_>, progress: Progress<'_>) -> std::result::Result<usize, Errno> {
         if self.is_empty()? {
             return Err(Errno::AGAIN);
         }
         let mut buffer = [0; 65536];
         let n = rustix::io::read(&self.pipe.read, &mut buffer)?;
-        sink.write_all(&buffer[..n])?;
+        sink.write_asking(&buffer[..n], progress)?;
         Ok(n)
     }
 
@@ -360,7 +365,7 @@ fn by_copy(
                 }
                 Err(e) => return Err(e.into()),
             };
-            sink.write_all(&buffer[..n]).map_err(|errno| Error::new(WRITE_OUT, pid, errno))?;
+            sink.write_asking(&buffer[..n], progress).map_err(|errno| Error::new(WRITE_OUT, pid, errno))?;
             done += n as u64;
             bytes += n as u64;
             if progress(n as u64).is_break() {

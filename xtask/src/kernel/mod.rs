@@ -4,6 +4,7 @@ mod bench;
 mod boot;
 mod build;
 mod guest;
+mod lines;
 mod shell;
 mod test;
 
@@ -20,6 +21,8 @@ pub(crate) enum Command {
     Boot(boot::Options),
     /// Boot a kernel and run the conformance suite there.
     Test(test::Options),
+    /// Count the lines of the kernel part: Rust, C, patches.
+    Lines,
     /// Boot a kernel to a shell on this terminal.
     Shell(guest::Machine),
 }
@@ -31,6 +34,7 @@ pub(crate) fn run(shell: &Shell, command: Command) -> anyhow::Result<bool> {
         Command::Bench(options) => bench::run(shell, &options),
         Command::Boot(options) => boot::run(shell, &options),
         Command::Test(options) => test::run(shell, &options),
+        Command::Lines => lines::run(shell),
         Command::Shell(machine) => shell::run(shell, &machine),
     }
 }

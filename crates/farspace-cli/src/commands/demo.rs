@@ -178,7 +178,7 @@ impl Bench {
     fn dump(&mut self) -> anyhow::Result<u64> {
         let request = DumpRequest {
             pid: self.target.pid(),
-            path: &self.file,
+            to: self.file.as_path().into(),
             level: LevelArg::Snapshot,
             filter: FilterChoice::Own,
             mechanism: None,

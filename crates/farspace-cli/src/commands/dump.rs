@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use crate::cli::DumpArgs;
-use crate::engine::{self, DumpOutcome, DumpRequest, FilterChoice};
+use crate::engine::{self, DumpOutcome, DumpRequest, FilterChoice, TreeOutcome};
+use crate::exit::Exit;
 use crate::failure::{Failure, eprint_line};
 use crate::progress::Progress;
-use crate::sink::Existing;
+use crate::sink::{Existing, SinkSpec};
 use crate::{interrupt, units};
 
 /// Dumps and reports.
@@ -15,7 +16,7 @@ pub(crate) fn run(args: &DumpArgs) -> anyhow::Result<()> {
     interrupt::watch()?;
     let request = DumpRequest {
         pid: args.pid,
-        path: &args.output,
+        to: args.output.destination(args.stream),
         level: args.level,
         filter: match (args.all, args.filter) {
             (true, _) => FilterChoice::All,
@@ -26,6 +27,12 @@ pub(crate) fn run(args: &DumpArgs) -> anyhow::Result<()> {
         existing: if args.force { Existing::Replace } else { Existing::Keep },
     };
     let progress = Progress::new("dump");
+    if args.tree {
+        let outcome = engine::dump_tree(&request, &mut |done, total| progress.update(done, total))?;
+        drop(progress);
+        warn_of_tree(&outcome, args.verbose);
+        return args.report.format().print(&outcome, human_tree);
+    }
     let outcome = engine::dump(&request, &mut |done, total| progress.update(done, total))?;
     drop(progress);
     warn(&outcome, args.verbose);
@@ -34,8 +41,16 @@ pub(crate) fn run(args: &DumpArgs) -> anyhow::Result<()> {
 
 /// Refuses what is certain to fail before the target is touched.
 fn check_output(args: &DumpArgs) -> Result<(), Failure> {
-    let path = &args.output;
+    let SinkSpec::File(path) = &args.output else { return super::splice::check_target(args.pid) };
+    if args.stream.compress.is_some() {
+        let what = "--compress is for dumps to a receiver";
+        return Err(Failure::new(Exit::Usage, what).next("leave it out, or compress the file afterwards"));
+    }
     let what = || format!("cannot open output {}", path.display());
+    // The library says it of a directory that isn't empty.
+    if args.tree {
+        return super::splice::check_target(args.pid);
+    }
     if path.is_dir() {
         return Err(Failure::output(what(), &rustix::io::Errno::ISDIR.into()));
     }
@@ -47,14 +62,7 @@ fn check_output(args: &DumpArgs) -> Result<(), Failure> {
 
 /// Tells on stderr what is less than was asked for, whatever the form of the report.
 fn warn(outcome: &DumpOutcome, verbose: bool) {
-    let copied = !matches!(outcome.mechanism.as_str(), "native" | "agent");
-    if verbose || copied {
-        eprint_line(&format!("memory was read by: {}", outcome.mechanism));
-        outcome
-            .fallback_reasons
-            .iter()
-            .for_each(|reason| eprint_line(&format!("not in a better way: {reason}")));
-    }
+    warn_of_copy("memory", &outcome.mechanism, &outcome.fallback_reasons, verbose);
     if verbose {
         outcome.weaker.iter().for_each(|range| eprint_line(&format!("weaker guarantee: {range}")));
     } else if !outcome.weaker.is_empty() {
@@ -64,6 +72,48 @@ fn warn(outcome: &DumpOutcome, verbose: bool) {
         };
         eprint_line(&format!("{ranges} a weaker guarantee than the level's; --verbose says why"));
     }
+}
+
+/// Says how memory was read, if it was copied or is to be said.
+fn warn_of_copy(memory: &str, mechanism: &str, reasons: &[String], verbose: bool) {
+    if verbose || !matches!(mechanism, "native" | "agent") {
+        eprint_line(&format!("{memory} was read by: {mechanism}"));
+        reasons.iter().for_each(|reason| eprint_line(&format!("not in a better way: {reason}")));
+    }
+}
+
+/// The same for each process of a tree.
+fn warn_of_tree(outcome: &TreeOutcome, verbose: bool) {
+    for process in &outcome.report.processes {
+        let memory = format!("memory of pid {}", process.pid);
+        warn_of_copy(&memory, &process.mechanism, &process.fallback_reasons, verbose);
+        if verbose {
+            let pid = process.pid;
+            process.weaker.iter().for_each(|range| eprint_line(&format!("weaker in core.{pid}: {range}")));
+        }
+    }
+    outcome.report.left_out.iter().for_each(|who| eprint_line(&format!("left out: {who}")));
+    let weaker: usize = outcome.report.processes.iter().map(|process| process.weaker.len()).sum();
+    if !verbose && weaker > 0 {
+        eprint_line(&format!(
+            "{weaker} ranges are in another core or have a weaker guarantee; --verbose says why"
+        ));
+    }
+}
+
+fn human_tree(outcome: &TreeOutcome) -> String {
+    let report = &outcome.report;
+    let total = Duration::from_nanos(report.total_ns);
+    format!(
+        "{}: {} of memory of {} processes in {} ({:.2} GB/s); all were stopped for {} ({})\n",
+        report.path.display(),
+        units::size(report.bytes_written),
+        report.processes.len(),
+        units::time(total),
+        units::gb_per_s(report.bytes_written, total),
+        units::time(Duration::from_nanos(report.stop_ns)),
+        report.level,
+    )
 }
 
 fn human(outcome: &DumpOutcome) -> String {

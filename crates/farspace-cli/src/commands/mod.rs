@@ -9,6 +9,7 @@ mod doctor;
 mod dump;
 mod man;
 mod predump;
+mod receive;
 mod splice;
 mod syscall;
 
@@ -17,6 +18,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Dump(args) => dump::run(&args),
         Command::Predump(args) => predump::run(&args),
+        Command::Receive(args) => receive::run(&args),
         Command::Splice(args) => splice::run(&args),
         Command::Syscall(args) => syscall::run(&args),
         Command::Doctor(args) => doctor::run(args),

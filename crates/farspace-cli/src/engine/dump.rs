@@ -1,10 +1,10 @@
 //! Core dumps, by farspace-dump.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use farspace::Mechanism;
-use farspace_dump::{DumpOptions, Error, Filter, Level, Progress};
+use farspace_dump::{Destination, DumpOptions, Error, Filter, Level, Progress, TreeReport};
 use farspace_image::filter::CoredumpFilter;
 use serde::{Deserialize, Serialize};
 
@@ -27,11 +27,11 @@ pub(crate) enum FilterChoice {
 
 /// What to dump, and how.
 #[derive(Clone, Debug)]
-pub(crate) struct DumpRequest<'a> {
+pub(crate) struct DumpRequest {
     /// The target.
     pub(crate) pid: i32,
-    /// The core's name.
-    pub(crate) path: &'a Path,
+    /// Where the core goes.
+    pub(crate) to: Destination,
     /// Its consistency.
     pub(crate) level: LevelArg,
     /// Its mappings.
@@ -75,29 +75,24 @@ pub(crate) struct DumpOutcome {
     pub(crate) peak_memory_bytes: u64,
 }
 
+/// What came of a dump of a tree; this is the JSON report of `farspace dump --tree`.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct TreeOutcome {
+    #[serde(flatten)]
+    pub(crate) report: TreeReport,
+    /// farspace's own peak memory (VmHWM).
+    pub(crate) peak_memory_bytes: u64,
+}
+
 /// Dumps; `progress` is told the bytes done and in all, and may break it off.
 pub(crate) fn dump(
-    request: &DumpRequest<'_>,
+    request: &DumpRequest,
     progress: &mut (dyn FnMut(u64, u64) -> ControlFlow<()> + Send),
 ) -> anyhow::Result<DumpOutcome> {
-    let options = DumpOptions {
-        level: match request.level {
-            LevelArg::Snapshot => Level::Snapshot,
-            LevelArg::Frozen => Level::Frozen,
-            LevelArg::Fuzzy => Level::Fuzzy,
-        },
-        filter: match request.filter {
-            FilterChoice::Own => Filter::Target,
-            FilterChoice::Mask(mask) => Filter::Mask(CoredumpFilter::from_bits_truncate(mask)),
-            FilterChoice::All => Filter::All,
-        },
-        mechanism: request.mechanism.map(Mechanism::from),
-        overwrite: request.existing == Existing::Replace,
-        ..DumpOptions::default()
-    };
     let mut told = |p: Progress| progress(p.done_bytes, p.total_bytes);
+    let options = options(request);
     let report =
-        farspace_dump::dump(request.pid, request.path, &options, &mut told).map_err(|e| failure(&e))?;
+        farspace_dump::dump(request.pid, &request.to, &options, &mut told).map_err(|e| failure(&e))?;
     Ok(DumpOutcome {
         pid: report.pid,
         level: report.level,
@@ -116,15 +111,47 @@ pub(crate) fn dump(
     })
 }
 
+/// Dumps a process and its descendants.
+pub(crate) fn dump_tree(
+    request: &DumpRequest,
+    progress: &mut (dyn FnMut(u64, u64) -> ControlFlow<()> + Send),
+) -> anyhow::Result<TreeOutcome> {
+    let mut told = |p: Progress| progress(p.done_bytes, p.total_bytes);
+    let options = options(request);
+    let report =
+        farspace_dump::dump_tree(request.pid, &request.to, &options, &mut told).map_err(|e| failure(&e))?;
+    Ok(TreeOutcome { report, peak_memory_bytes: peak_memory_bytes() })
+}
+
+fn options(request: &DumpRequest) -> DumpOptions {
+    DumpOptions {
+        level: match request.level {
+            LevelArg::Snapshot => Level::Snapshot,
+            LevelArg::Frozen => Level::Frozen,
+            LevelArg::Fuzzy => Level::Fuzzy,
+        },
+        filter: match request.filter {
+            FilterChoice::Own => Filter::Target,
+            FilterChoice::Mask(mask) => Filter::Mask(CoredumpFilter::from_bits_truncate(mask)),
+            FilterChoice::All => Filter::All,
+        },
+        mechanism: request.mechanism.map(Mechanism::from),
+        overwrite: request.existing == Existing::Replace,
+        ..DumpOptions::default()
+    }
+}
+
 /// The library describes the failure itself, advice included; here it gets its exit code.
 pub(super) fn failure(error: &Error) -> Failure {
     let exit = match error {
         Error::Target(error) => return super::attach::failure(error),
-        Error::Exists { .. } | Error::NotEmpty { .. } | Error::Output { .. } => Exit::Output,
+        Error::Exists { .. } | Error::NotEmpty { .. } | Error::Output { .. } | Error::Stream { .. } => {
+            Exit::Output
+        }
         Error::Own { .. } | Error::Parent { .. } => Exit::Usage,
         Error::NoSnapshot { .. } | Error::NoTracking { .. } => Exit::Refused,
         Error::Interrupted => return interrupt::failure(),
-        Error::Layout { .. } | Error::Gone { .. } => Exit::Failed,
+        Error::Layout { .. } | Error::Gone { .. } | Error::Grows { .. } => Exit::Failed,
     };
     Failure::new(exit, error.to_string())
 }

@@ -41,6 +41,7 @@ mod tests {
                 end,
                 permissions: *permissions,
                 offset: 0,
+                device: (0, 0),
                 inode,
                 name: name.to_vec(),
             })

@@ -115,6 +115,7 @@ mod tests {
             end: RemoteAddr(0x3000),
             permissions: *permissions,
             offset: 0,
+            device: (0, 0),
             inode,
             name: name.as_bytes().to_vec(),
         }

@@ -209,7 +209,7 @@ fn name(partial: &Path, path: &Path) -> std::result::Result<(), Errno> {
 }
 
 /// Takes away what others have left of this directory when they were killed: what nobody holds the lock of.
-fn remove_abandoned(path: &Path) {
+pub(crate) fn remove_abandoned(path: &Path) {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let (Some(first), Some(last)) = split_hidden(path) else { return };
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -249,7 +249,7 @@ fn is_empty_directory(path: &Path) -> bool {
 }
 
 /// What the link says: a way from the one directory to the other, so that both can be moved together.
-fn link_target(path: &Path, parent: &Path) -> PathBuf {
+pub(crate) fn link_target(path: &Path, parent: &Path) -> PathBuf {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let (Ok(directory), Some(name)) = (directory.canonicalize(), path.file_name()) else {
         return parent.to_owned();

@@ -30,6 +30,7 @@ mod tree;
 mod work;
 
 pub use directory::ImageDirectory;
+pub(crate) use directory::{link_target, remove_abandoned};
 pub use options::{PredumpOptions, PredumpReport};
 pub use session::Predumper;
 pub use sink::{PageSink, PageSource, Place};
