@@ -1,6 +1,7 @@
 //! Project chores, as `cargo xtask COMMAND`.
 
 mod bench;
+mod criu;
 mod kernel;
 mod packages;
 mod processes;
@@ -28,6 +29,8 @@ enum Command {
     /// Linux with the two calls: build it, boot it, test it.
     #[command(subcommand)]
     Kernel(Box<kernel::Command>),
+    /// Pre-dumps continued and restored by Debian's CRIU on Debian's kernel, in a virtual machine.
+    Criu(criu::Options),
     /// Measure: `farspace bench splice`, with the arguments given here.
     Bench {
         /// Passed on, for example --quick or --json.
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         match Arguments::parse().command {
             Command::Test(options) => test::run(&shell, &options),
             Command::Kernel(command) => kernel::run(&shell, *command),
+            Command::Criu(options) => criu::run(&shell, &options),
             Command::Bench { arguments } => bench::run(&shell, &arguments),
         }
     };

@@ -11,6 +11,9 @@ use xshell::{Shell, cmd};
 const PROGRAMS: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("cc", "gcc"),
+    ("crit", "criu"),
+    ("criu", "criu"),
+    ("depmod", "kmod"),
     ("gcore", "gdb"),
     ("gdb", "gdb"),
     ("javac", "default-jdk-headless"),

@@ -10,6 +10,8 @@ mod test;
 
 use xshell::Shell;
 
+pub(crate) use guest::files as guest_files;
+
 /// What to do.
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {

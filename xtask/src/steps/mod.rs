@@ -3,6 +3,7 @@
 mod build;
 mod clippy;
 mod conformance;
+mod criu;
 mod format;
 mod unit;
 
@@ -10,12 +11,13 @@ use crate::step::Step;
 use xshell::Shell;
 
 /// All steps.
-pub(crate) fn all(shell: &Shell) -> [Step; 5] {
+pub(crate) fn all(shell: &Shell) -> [Step; 6] {
     [
         format::step(shell),
         clippy::step(shell),
         build::step(shell),
         unit::step(shell),
         conformance::step(shell),
+        criu::step(shell),
     ]
 }

@@ -57,7 +57,7 @@ impl ImageDirectory {
         }
         remove_abandoned(path);
         let partial = hidden_name(path, &std::process::id().to_string());
-        let fail = |e| output("create", &partial, e);
+        let fail = |e| output("create", path, e);
         // Readable by the owner alone: memory holds secrets.
         fs::DirBuilder::new().mode(0o700).create(&partial).map_err(fail)?;
         let lock = File::open(&partial).map_err(fail)?;

@@ -1,0 +1,136 @@
+# Pre-dumps of a process tree that checks its own memory all the time, in chains that farspace makes alone and in turns
+# with criu; criu dump ends them, criu restore brings the tree back, and it goes on.
+
+passed=0
+export TERM=dumb
+
+fail() {
+    echo "FAILED: $*"
+    cat $tree/harmed 2>/dev/null
+    tail -n 5 $tree/*.log 2>/dev/null
+    echo "test result: FAILED. $passed passed; 1 failed; 0 ignored"
+    exit 1
+}
+
+ok() {
+    echo "ok: $*"
+    passed=$((passed + 1))
+}
+
+# What a member of the tree says of itself: rounds N checks M.
+word() {
+    for i in 1 2 3 4 5 6 7 8 9; do
+        set -- $1 $2 $(cat $tree/$1 2>/dev/null)
+        # Empty for the moment in which it is written.
+        [ $# -eq 6 ] && case $2 in rounds) echo $4 ;; checks) echo $6 ;; esac && return
+        set -- $1 $2
+        sleep 0.02
+    done
+    echo 0
+}
+
+# Waits until both have checked all of their memory so many times more.
+lives() {
+    was_parent=$(word parent checks) was_child=$(word child checks)
+    for i in $(seq 600); do
+        [ -e $tree/harmed ] && fail "$1: the tree is harmed"
+        [ $(word parent checks) -ge $((was_parent + $2)) ] && [ $(word child checks) -ge $((was_child + $2)) ] && return
+        sleep 0.1
+    done
+    fail "$1: the tree doesn't go on"
+}
+
+begin() {
+    tree=/tmp/$1
+    mkdir -p $tree/images
+    cd $tree/images
+    rm -f $tree/parent $tree/child
+    setsid farspace-victim tree --dir $tree --cold-mib 48 --hot 4 --pause-ms 20 </dev/null >/dev/null 2>&1 &
+    pid=$!
+    lives begin 1
+}
+
+field() {
+    sed -n "s/^ *\"$2\": \(.*[^,]\),*\$/\1/p" $1 | head -n 1
+}
+
+# predump NAME [PARENT]
+predump() {
+    farspace predump $pid -o $1 ${2:+--parent $2} --json >$1.json 2>$1.log || fail "predump $1: $(cat $1.log)"
+    echo "predump $1: $(field $1.json pages_written) pages, $(field $1.json pages_in_parent) in the parent," \
+        "$(field $1.json total_ns) ns, tracking $(tr -d ' \n' <$1.json | sed 's/.*"tracking":\[\([^]]*\)\].*/\1/')"
+    [ "$(field $1.json criu_can_continue)" = true ] || fail "$1: no soft-dirty bits"
+    [ "$(field $1.json stop_ns)" = 0 ] || fail "$1: threads were stopped"
+    [ "$(field $1.json processes)" = 2 ] || fail "$1: not both processes"
+    if [ -n "$2" ]; then
+        [ $(field $1.json pages_in_parent) -gt $((4 * $(field $1.json pages_written))) ] || fail "$1: not only what has changed"
+    fi
+}
+
+pre_dump() {
+    mkdir $1
+    criu pre-dump -t $pid -D $1 ${2:+--prev-images-dir ../$2} --track-mem --shell-job -v2 -o ../../$1.log || fail "pre-dump $1"
+}
+
+# finish PARENT: the last dump, the end, the return.
+finish() {
+    mkdir last
+    criu dump -t $pid -D last --prev-images-dir ../$1 --track-mem --shell-job -v2 -o ../../dump.log || fail "criu dump on top of $1"
+    kill -0 $pid 2>/dev/null && fail "criu dump has left the tree alive"
+    skipped=$(crit decode -i last/stats-dump | sed 's/.*"pages_skipped_parent": \([0-9]*\).*/\1/')
+    written=$(crit decode -i last/stats-dump | sed 's/.*"pages_written": \([0-9]*\).*/\1/')
+    [ "$skipped" -gt "$written" ] || fail "criu has written $written pages and taken only $skipped from the chain"
+    ok "criu dump takes $skipped pages from the chain and writes $written"
+    rounds=$(word parent rounds)
+    criu restore -D last --shell-job -d -v2 -o ../../restore.log || fail "criu restore"
+    lives "after the restore" 3
+    [ $(word parent rounds) -gt $rounds ] || fail "the tree began anew"
+    ok "criu restore brings the tree back, from round $rounds, and it goes on"
+    kill -9 $pid
+    for i in $(seq 50); do kill -0 $pid 2>/dev/null || break; sleep 0.1; done
+}
+
+# What crit decode does, for all images at once: to start Python takes seconds here.
+decode() {
+    python3 -c '
+import sys
+from pycriu import images
+for name in sys.argv[1:]:
+    if not name.split("/")[-1].startswith("pages-"):
+        entries = images.load(open(name, "rb"), True)["entries"]
+        assert entries, name
+' $* || fail "pycriu can't decode $*"
+}
+
+criu check >/dev/null 2>&1 || fail "criu check: $(criu check 2>&1)"
+ok "criu $(criu --version | sed -n 's/Version: //p') works on $(uname -r)"
+
+begin farspace
+predump one
+lives "after one" 1
+predump two one
+lives "after two" 1
+predump three two
+lives "after three" 1
+ok "predump: three in a chain, nothing was stopped"
+decode one/*.img one/stats-dump two/*.img two/stats-dump three/*.img three/stats-dump
+[ $(ls three/pagemap-[0-9]*.img | wc -l) = 2 ] && [ $(ls three/pagemap-shmem-*.img | wc -l) = 1 ] || fail "images: $(ls three)"
+[ "$(readlink three/parent)" = ../two ] || fail "the link to the parent"
+ok "pycriu decodes every image"
+finish three
+rm -rf /tmp/farspace/images
+
+begin turns
+pre_dump one
+lives "after criu's one" 1
+predump two one
+lives "after farspace's two" 1
+pre_dump three two
+lives "after criu's three" 1
+predump four three
+lives "after farspace's four" 1
+ok "criu pre-dump and predump take turns"
+finish four
+rm -rf /tmp/turns/images
+
+echo "test result: ok. $passed passed; 0 failed; 0 ignored"
