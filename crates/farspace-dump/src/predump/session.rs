@@ -110,6 +110,13 @@ impl Predumper {
 }
 
 impl Predumper {
+    /// True if the changes of a process, and of the program that it runs, are tracked since the iteration before.
+    pub(super) fn is_tracked(&self, pid: i32) -> bool {
+        self.trackers.get(&pid).is_some_and(|tracked| {
+            tracked.start_ticks == tree::start_ticks(pid) && tracked.program.still_runs()
+        })
+    }
+
     /// Looks at one process, in the best way that there is.
     pub(super) fn look(&mut self, target: &Target, has_parent: bool) -> Result<Look> {
         if self.has_soft_dirty {
@@ -121,14 +128,14 @@ impl Predumper {
             return tracking::by_nothing(target, reason.to_owned());
         }
         let pid = target.pid();
-        let start_ticks = tree::start_ticks(pid);
-        let known = self.trackers.remove(&pid);
-        let known = known.filter(|known| known.start_ticks == start_ticks && known.program.still_runs());
+        let known = self.is_tracked(pid).then(|| self.trackers.remove(&pid)).flatten();
         let mut tracked = match known {
             Some(known) => known,
-            None => {
-                Tracked { start_ticks, program: Program::of(pid), tracker: Tracker::start(target, None)? }
-            }
+            None => Tracked {
+                start_ticks: tree::start_ticks(pid),
+                program: Program::of(pid),
+                tracker: Tracker::start(target, None)?,
+            },
         };
         let look = tracking::by_tracker(&mut tracked.tracker, target)?;
         self.trackers.insert(pid, tracked);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use farspace::{AttachOptions, Target};
+use farspace::{AttachOptions, Mechanism, Target};
 use farspace_image::criu::{ImageId, PageFlags};
 use farspace_sys::memory::Memory;
 use farspace_sys::pagemap::Pagemap;
@@ -19,6 +19,9 @@ use super::tree::{self, Member};
 use super::{PageSink, PredumpReport};
 use crate::dirty::PageSet;
 use crate::{Error, Progress, Result};
+
+/// So much to copy is worth an agent that does it without copying.
+const WORTHWHILE: u64 = 64 << 20;
 
 /// One pre-dump under way.
 pub(super) struct Work<'a> {
@@ -71,15 +74,13 @@ impl<'a> Work<'a> {
 
     fn process(&mut self, member: Member) -> Result<()> {
         let image = ImageId::Process(member.image_pid);
-        let options = &self.predumper.options;
-        let attach = AttachOptions {
-            mechanism: options.mechanism,
-            stop_timeout: options.stop_timeout,
-            ..AttachOptions::default()
-        };
+        let wanted = self.predumper.options.mechanism;
+        // With tracking under way the memory can be read from outside, and nothing is held for an agent.
+        let is_tracked = wanted.is_none() && self.predumper.is_tracked(member.pid);
         let memory = Memory::open(member.pid)?;
         let pagemap = Pagemap::open(member.pid)?;
-        let mut target = Target::attach_with(member.pid, &attach)?;
+        let mut target =
+            self.attach(member.pid, if is_tracked { Some(Mechanism::PidMem) } else { wanted })?;
         let scan = Instant::now();
         let mut look = self.predumper.look(&target, self.is_in_parent(member.pid))?;
         look.there.add(&tracking::huge_zeros(&pagemap, &areas::with_pages(&look.areas))?);
@@ -92,7 +93,11 @@ impl<'a> Work<'a> {
         let linkage = if parent.is_some() { look.linkage } else { Linkage::Nothing };
         let mut unchanged = parent.unwrap_or_default();
         unchanged.subtract(&look.changed);
-        self.note(&target, &look, linkage, unchanged.bytes(), scan.elapsed());
+        let changed_bytes = look.there.bytes().saturating_sub(unchanged.bytes());
+        if is_tracked && changed_bytes > WORTHWHILE {
+            target = self.attach(member.pid, None)?;
+        }
+        self.note(&target, &look, linkage, changed_bytes, scan.elapsed());
         let write = Instant::now();
         self.sink.begin(image)?;
         let written = self.write(&mut target, memory, &look, &unchanged);
@@ -111,6 +116,12 @@ impl<'a> Work<'a> {
         }
     }
 
+    fn attach(&self, pid: i32, mechanism: Option<Mechanism>) -> Result<Target> {
+        let stop_timeout = self.predumper.options.stop_timeout;
+        let attach = AttachOptions { mechanism, stop_timeout, ..AttachOptions::default() };
+        Ok(Target::attach_with(pid, &attach)?)
+    }
+
     /// True if the parent can have this process: it has started before the parent's images were made. In doubt it is
     /// another one, as for CRIU.
     fn is_in_parent(&self, pid: i32) -> bool {
@@ -121,7 +132,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn note(&mut self, target: &Target, look: &Look, linkage: Linkage, unchanged_bytes: u64, took: Duration) {
+    fn note(&mut self, target: &Target, look: &Look, linkage: Linkage, changed_bytes: u64, took: Duration) {
         let report = &mut self.report;
         let found = target.report();
         report.scan_ns += nanos(took);
@@ -140,7 +151,7 @@ impl<'a> Work<'a> {
                 report.fallback_reasons.push(reason.clone());
             }
         }
-        self.total_bytes += (look.there.bytes()).saturating_sub(unchanged_bytes);
+        self.total_bytes += changed_bytes;
     }
 
     fn write(&mut self, target: &mut Target, memory: Memory, look: &Look, unchanged: &PageSet) -> Result<()> {
