@@ -95,6 +95,8 @@ pub mod area {
     pub const LOAD_FS: usize = 0x50;
     /// u64: GS base to load.
     pub const LOAD_GS: usize = 0x58;
+    /// u32: how often the stub then lets others run before it sleeps.
+    pub const YIELDS: usize = 0x60;
 
     /// u32: 1 while the stub sleeps. In a line that is seldom written to, and not beside one that the stub writes to: the
     /// processor fetches lines in pairs.

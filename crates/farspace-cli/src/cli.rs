@@ -293,11 +293,14 @@ pub(crate) struct BenchArgs {
 }
 
 /// Arguments of `bench exec`.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct BenchExecArgs {
     /// Few and short rounds: to see that it works, not for figures
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Only the rows with this in their names, and those that they are compared with
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) only: Option<String>,
     #[command(flatten)]
     pub(crate) report: ReportArgs,
 }

@@ -23,6 +23,7 @@ mod birth;
 mod engine;
 mod error;
 mod event;
+mod floor;
 mod foreign;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use farspace_abi::RemoteAddr;
@@ -15,11 +15,12 @@ use crate::arch::frame;
 use crate::area::{Area, FrameAt, VectorAt, framed, patched};
 use crate::engine::CAUGHT;
 use crate::event::{ARCH_I386, ARCH_X86_64, Event, Fault, Route, Syscall};
-use crate::pace::{PATIENCE, Pace, Placement};
+use crate::floor::Notice;
+use crate::pace::{PATIENCE, Pace, Placement, Tries};
 use crate::patching::Place;
 use crate::regs::{Reg, Registers};
 use crate::space::Inner;
-use crate::wait::{self, KICK_AGAIN, KICK_DEADLINE, Run};
+use crate::wait::{self, KICK_AGAIN, KICK_DEADLINE};
 use crate::{Error, Result};
 
 /// How long a task may take to start, or to answer where no guest code is involved.
@@ -43,7 +44,7 @@ pub struct Vcpu {
     index: usize,
     pid: i32,
     pidfd: Arc<OwnedFd>,
-    kick: Arc<AtomicBool>,
+    notice: Arc<Notice>,
     area: Area,
     /// Number and kind of the event that the guest stopped at.
     event: u32,
@@ -51,8 +52,8 @@ pub struct Vcpu {
     commands: u32,
     /// What RAX is to become.
     result: Option<u64>,
-    /// Commands and looks as the stub has them.
-    told: (u32, u32),
+    /// Commands and tries as the stub has them.
+    told: (u32, Tries),
     placement: Placement,
     pace: Pace,
     /// Of the space's code, when the guest stopped.
@@ -82,13 +83,13 @@ enum State {
 #[derive(Clone, Debug)]
 pub struct Interrupter {
     pidfd: Arc<OwnedFd>,
-    kick: Arc<AtomicBool>,
+    notice: Arc<Notice>,
 }
 
 impl Interrupter {
     /// Makes the run that goes on, or else the next one, return [`Event::Interrupted`].
     pub fn interrupt(&self) {
-        self.kick.store(true, Ordering::SeqCst);
+        self.notice.kick();
         send_kick(&self.pidfd);
     }
 }
@@ -110,13 +111,13 @@ impl Vcpu {
             index,
             pid,
             pidfd: Arc::new(pidfd),
-            kick: Arc::new(AtomicBool::new(false)),
+            notice: Arc::default(),
             area: Area::new(&space.memory, index, area_of(index)),
             event: 0,
             state: State::Lost,
             commands: 0,
             result: None,
-            told: (u32::MAX, 0),
+            told: (u32::MAX, Tries::NONE),
             placement: Placement::Auto,
             pace,
             epoch: 0,
@@ -136,7 +137,7 @@ impl Vcpu {
     }
 
     fn come_up(&mut self) -> Result<()> {
-        self.await_event(0, Some(PROMPT))?;
+        self.await_event(Tries::NONE, Some(PROMPT))?;
         self.accept()?;
         // Another thread of the guest can say so in its place.
         if crate::birth::filters(self.pid).is_ok_and(|filters| filters <= self.space.root.filters) {
@@ -152,7 +153,7 @@ impl Vcpu {
 
     /// What stops a run from another thread.
     pub fn interrupter(&self) -> Interrupter {
-        Interrupter { pidfd: Arc::clone(&self.pidfd), kick: Arc::clone(&self.kick) }
+        Interrupter { pidfd: Arc::clone(&self.pidfd), notice: Arc::clone(&self.notice) }
     }
 
     /// Runs the guest until something happens.
@@ -164,18 +165,19 @@ impl Vcpu {
     /// Ended: the task was killed; Unresponsive: it didn't stop, not even when told to (it was killed then);
     /// Damaged: the guest has written nonsense to its control area (it was killed).
     pub fn run(&mut self, timeout: Option<Duration>) -> Result<Event> {
-        if self.kick.load(Ordering::SeqCst) && self.kick.swap(false, Ordering::SeqCst) {
+        if self.notice.take_kick() {
             return Ok(Event::Interrupted);
         }
         if self.state == State::Lost {
             return Err(Error::Ended { pid: self.pid });
         }
-        let run = Run::begin();
-        let looks = self.pace.begin(&run, self.placement);
+        let run = self.pace.enter(self.placement, Some((&self.notice, timeout)));
+        let timeout = run.left(timeout);
+        let tries = self.pace.begin(&run, self.placement);
         loop {
             self.settle()?;
-            self.resume(looks);
-            self.await_event(looks, timeout)?;
+            let tries = self.resume(tries);
+            self.await_event(tries, timeout)?;
             self.accept()?;
             let event = self.classify()?;
             self.space.running[self.index].store(false, Ordering::Release);
@@ -360,8 +362,8 @@ impl Vcpu {
                 self.is_moved = true;
                 let all = self.registers();
                 self.commands = command::MATERIALIZE;
-                self.resume(0);
-                self.await_event(0, Some(PROMPT))?;
+                self.resume(Tries::NONE);
+                self.await_event(Tries::NONE, Some(PROMPT))?;
                 self.accept()?;
                 self.commands = 0;
                 self.set_registers(&all);
@@ -402,13 +404,14 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Lets the task go on from the event it waits at.
-    fn resume(&mut self, looks: u32) {
+    /// Lets the task go on from the event it waits at; how to wait for the next one.
+    fn resume(&mut self, tries: Tries) -> Tries {
         // Written only if it changes: the line then stays in both caches.
-        if self.told != (self.commands, looks) {
+        if self.told != (self.commands, tries) {
             self.area.word(area::COMMAND).store(self.commands, Ordering::Relaxed);
-            self.area.word(area::LOOKS).store(looks, Ordering::Relaxed);
-            self.told = (self.commands, looks);
+            self.area.word(area::LOOKS).store(tries.looks, Ordering::Relaxed);
+            self.area.word(area::YIELDS).store(tries.yields, Ordering::Relaxed);
+            self.told = (self.commands, tries);
         }
         self.commands = 0;
         if let Some(result) = self.result.take() {
@@ -418,21 +421,28 @@ impl Vcpu {
         answered.store(self.event, Ordering::SeqCst);
         if self.area.word(area::STUB_ASLEEP).load(Ordering::SeqCst) != 0 {
             wait::wake(answered);
+            return self.pace.wakes(tries);
         }
+        tries
     }
 
     /// Waits for an event other than the present one.
-    fn await_event(&mut self, looks: u32, timeout: Option<Duration>) -> Result<()> {
+    fn await_event(&mut self, tries: Tries, timeout: Option<Duration>) -> Result<()> {
         let event = self.area.word(area::EVENT);
-        for _ in 0..looks {
+        for _ in 0..tries.looks {
             if event.load(Ordering::Acquire) != self.event {
                 self.pace.hit();
                 return Ok(());
             }
             std::hint::spin_loop();
         }
-        if looks > 0 {
+        if tries.looks > 0 {
             self.pace.miss();
+        }
+        if tries.yields > 0
+            && self.pace.take_turns(tries.yields, || event.load(Ordering::Acquire) != self.event)
+        {
+            return Ok(());
         }
         // The clock is only looked at once it takes longer.
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
@@ -446,9 +456,9 @@ impl Vcpu {
                 break Ok(());
             }
             if has_slept && deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                self.kick.store(true, Ordering::SeqCst);
+                self.notice.kick();
             }
-            if self.kick.load(Ordering::SeqCst) {
+            if self.notice.is_kicked() {
                 let first = *kicked.get_or_insert_with(Instant::now);
                 if first.elapsed() > KICK_DEADLINE {
                     break Err(Error::Unresponsive { pid: self.pid });
@@ -517,7 +527,7 @@ impl Vcpu {
         match signal {
             KICK => {
                 self.is_rewritten(frame, 0)?;
-                Ok(self.kick.swap(false, Ordering::SeqCst).then_some(Event::Interrupted))
+                Ok(self.notice.take_kick().then_some(Event::Interrupted))
             }
             libc::SIGSYS if DISPATCHED.contains(&code) => self.compat_call(frame).map(Some),
             _ if !CAUGHT.contains(&signal) => Err(self.damaged("a signal that no guest causes")),

@@ -16,8 +16,8 @@ use rustix::io::Errno;
 
 use super::context::Cause;
 use super::vcpu::ForeignVcpu;
-use crate::pace::{PATIENCE, Placement};
-use crate::wait::{KICK_AGAIN, KICK_DEADLINE, Run};
+use crate::pace::{PATIENCE, Placement, Tries};
+use crate::wait::{KICK_AGAIN, KICK_DEADLINE};
 use crate::{Error, Result};
 
 /// Which signals end a run; bit n - 1 for signal n.
@@ -67,12 +67,12 @@ impl ForeignVcpu {
     ///
     /// Ended: the task was killed; Unresponsive: it didn't stop when told to; Damaged. The task is of no use then.
     pub fn run(&mut self, signals: Signals, signalfd: Option<&SignalFd>) -> Result<Outcome> {
-        let run = Run::begin();
+        let run = self.pace.enter(Placement::Auto, None);
         let mut handled = false;
         loop {
-            let looks = self.pace.begin(&run, Placement::Auto);
-            self.resume(looks);
-            let wake = self.await_event(looks, signals, signalfd);
+            let tries = self.pace.begin(&run, Placement::Auto);
+            let tries = self.resume(tries);
+            let wake = self.await_event(tries, signals, signalfd);
             let wake = wake.inspect_err(|_| self.task.signal(libc::SIGKILL))?;
             handled |= wake == Wake::Handled;
             match self.accept()? {
@@ -92,16 +92,22 @@ impl ForeignVcpu {
     }
 
     /// Waits for the next event; says what else has happened.
-    fn await_event(&mut self, looks: u32, signals: Signals, signalfd: Option<&SignalFd>) -> Result<Wake> {
-        for _ in 0..looks {
+    fn await_event(&mut self, tries: Tries, signals: Signals, signalfd: Option<&SignalFd>) -> Result<Wake> {
+        for _ in 0..tries.looks {
             if self.has_event() {
                 self.pace.hit();
                 return Ok(Wake::Event);
             }
             std::hint::spin_loop();
         }
-        if looks > 0 {
+        if tries.looks > 0 {
             self.pace.miss();
+        }
+        let event = self.area.word(area::EVENT);
+        if tries.yields > 0
+            && self.pace.take_turns(tries.yields, || event.load(Ordering::SeqCst) != self.event)
+        {
+            return Ok(Wake::Event);
         }
         self.area.word(area::ENGINE_ASLEEP).store(area::ASLEEP_ON_EVENTFD, Ordering::SeqCst);
         let mut wake = Wake::Event;

@@ -14,7 +14,7 @@ use super::start::{self, Start};
 use super::vector::{Layout, Vector};
 use super::{Place, Task};
 use crate::area::{Area, FrameAt, VectorAt};
-use crate::pace::Pace;
+use crate::pace::{Pace, Tries};
 use crate::{Error, Result, wait};
 
 /// How long a task may take to start.
@@ -165,14 +165,17 @@ impl ForeignVcpu {
         Ok(())
     }
 
-    /// Lets the task go on from the event it waits at.
-    pub(super) fn resume(&self, looks: u32) {
-        self.area.word(area::LOOKS).store(looks, Ordering::Relaxed);
+    /// Lets the task go on from the event it waits at; how to wait for the next one.
+    pub(super) fn resume(&mut self, tries: Tries) -> Tries {
+        self.area.word(area::LOOKS).store(tries.looks, Ordering::Relaxed);
+        self.area.word(area::YIELDS).store(tries.yields, Ordering::Relaxed);
         let answered = self.area.word(area::ANSWERED);
         answered.store(self.event, Ordering::SeqCst);
         if self.area.word(area::STUB_ASLEEP).load(Ordering::SeqCst) != 0 {
             wait::wake(answered);
+            return self.pace.wakes(tries);
         }
+        tries
     }
 
     /// True if there is a new event, or the task has ended.

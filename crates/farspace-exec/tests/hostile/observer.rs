@@ -1,8 +1,8 @@
 //! An independent witness: every system call that a stub is about to execute, as the kernel sees it.
 //!
 //! A filter of the test's own, installed before the engine starts and inherited by all its tasks, hands each call from
-//! below the end of the engine's range (and from the vsyscall page) to a thread here, but for the three that guests may cause:
-//! FUTEX_WAIT, FUTEX_WAKE and rt_sigreturn from the vCPUs' page. Calls that the engine's own filter or user dispatch
+//! below the end of the engine's range (and from the vsyscall page) to a thread here, but for those that guests may cause:
+//! FUTEX_WAIT, FUTEX_WAKE, sched_yield and rt_sigreturn from the vCPUs' page. Calls that the engine's own filter or user dispatch
 //! stops never get here: those two come first (seccomp(2), "the most restrictive"). What gets here has to be what a
 //! steward was ordered to do.
 
@@ -77,15 +77,16 @@ fn install() -> OwnedFd {
     let (load, equal, above, give) = (0x20, 0x15, 0x25, 0x06);
     let program = [
         statement(load, 12),
-        jump(equal, u32::MAX, 14, 0), // the vsyscall page: notify
-        jump(above, high, 12, 0),     // the caller's own code: allow
-        jump(equal, high, 0, 12),     // the guest's: notify
+        jump(equal, u32::MAX, 15, 0), // the vsyscall page: notify
+        jump(above, high, 13, 0),     // the caller's own code: allow
+        jump(equal, high, 0, 13),     // the guest's: notify
         statement(load, 8),
-        jump(above, page, 0, 10),
-        jump(above, page + 0xfff, 9, 0),
+        jump(above, page, 0, 11),
+        jump(above, page + 0xfff, 10, 0),
         statement(load, 4),
-        jump(equal, 0xc000_003e, 0, 7),
+        jump(equal, 0xc000_003e, 0, 8),
         statement(load, 0),
+        jump(equal, libc::SYS_sched_yield as u32, 5, 0),
         jump(equal, libc::SYS_rt_sigreturn as u32, 4, 0),
         jump(equal, libc::SYS_futex as u32, 0, 4),
         statement(load, 24), // the operation

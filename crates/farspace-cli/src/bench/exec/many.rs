@@ -21,8 +21,8 @@ pub(super) const ENTRIES: &[Entry] = &[
     Entry { name: "exec-256-vcpus", against: &["exec-1-vcpu"], start: || crowd(256) },
 ];
 
-/// Calls that each guest of a crowd makes at least, or its thread's wake-up would be what is measured.
-const MIN_CALLS_EACH: u32 = 32;
+/// Calls that each guest of a crowd makes at least: some milliseconds of work, or beginning and end would be measured.
+const MIN_CALLS_EACH: u32 = 10_000;
 
 /// MiB of the kernel's and the user's memory that each of so many idle spaces with a vCPU takes.
 pub(super) fn memory_each(nr_spaces: u32) -> anyhow::Result<f64> {

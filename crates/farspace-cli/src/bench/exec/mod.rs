@@ -27,16 +27,46 @@ mod runner;
 /// Every row, in the order of the report: an entry stands below those it is compared with.
 const ENTRIES: &[&[Entry]] = &[baselines::ENTRIES, engine::ENTRIES, many::ENTRIES, foreign::ENTRIES];
 
+/// The row that isn't a time.
+const MEMORY: &str = "space-memory";
+
 /// Measures everything that `bench exec` reports.
 pub(crate) fn exec(args: &BenchExecArgs) -> anyhow::Result<Report> {
     interrupt::watch()?;
     let mut report = Report::new();
-    let entries: Vec<&Entry> = ENTRIES.iter().copied().flatten().collect();
+    let only = args.only.as_deref().unwrap_or_default();
+    let entries = select(only);
     runner::measure(&entries, if args.quick { QUICK } else { FULL }, &mut report)?;
+    if !MEMORY.contains(only) {
+        anyhow::ensure!(!entries.is_empty(), "no row of `bench exec` has {only:?} in its name");
+        return Ok(report);
+    }
     let nr_spaces = if args.quick { 20 } else { 200 };
     match (0..3).map(|_| many::memory_each(nr_spaces)).collect::<Result<Vec<_>, _>>() {
-        Ok(samples) => report.add("space-memory", Unit::MiB, &samples),
-        Err(error) => super::skip("space-memory", &format!("{error:#}")),
+        Ok(samples) => report.add(MEMORY, Unit::MiB, &samples),
+        Err(error) => super::skip(MEMORY, &format!("{error:#}")),
     }
     Ok(report)
+}
+
+/// The entries with this in their names, and those that they are compared with.
+fn select(only: &str) -> Vec<&'static Entry> {
+    let all: Vec<&Entry> = ENTRIES.iter().copied().flatten().collect();
+    let is_wanted = |entry: &Entry| entry.name.contains(only);
+    let needed: Vec<&str> =
+        all.iter().filter(|entry| is_wanted(entry)).flat_map(|entry| entry.against).copied().collect();
+    all.into_iter().filter(|entry| is_wanted(entry) || needed.contains(&entry.name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_come_with_their_baselines() {
+        let names = |only| select(only).iter().map(|entry| entry.name).collect::<Vec<_>>();
+        assert_eq!(names("exec-2-"), ["exec-1-vcpu", "exec-2-vcpus"]);
+        assert!(names("nothing has this").is_empty());
+        assert_eq!(names("").len(), ENTRIES.iter().map(|entries| entries.len()).sum::<usize>());
+    }
 }

@@ -23,9 +23,14 @@ pub(super) const FULL: Scale = Scale { rounds: 31, round_time: Duration::from_mi
 /// For a trial.
 pub(super) const QUICK: Scale = Scale { rounds: 3, round_time: Duration::from_millis(5) };
 
+/// An entry whose rounds take longer has fewer of them: so many at least, then until it has had this long.
+const FEWEST_ROUNDS: usize = 5;
+const ENOUGH: Duration = Duration::from_secs(3);
 /// Bounds of the number of calls in a round.
 const MIN_CALLS: u32 = 16;
 const MAX_CALLS: u32 = 1 << 24;
+/// Trial rounds.
+const CALIBRATIONS: u32 = 8;
 
 /// An entry that has been set up.
 struct Subject<'a> {
@@ -34,6 +39,7 @@ struct Subject<'a> {
     nr_calls: u32,
     /// One for each round, in nanoseconds per call.
     samples: Vec<f64>,
+    spent: Duration,
 }
 
 /// Sets up all entries, measures them in turns and adds a row for each; what can't be set up is a named skip.
@@ -42,7 +48,13 @@ pub(super) fn measure(entries: &[&Entry], scale: Scale, report: &mut Report) -> 
     for entry in entries {
         interrupt::check()?;
         match (entry.start)() {
-            Ok(round) => subjects.push(Subject { entry, round, nr_calls: MIN_CALLS, samples: Vec::new() }),
+            Ok(round) => subjects.push(Subject {
+                entry,
+                round,
+                nr_calls: MIN_CALLS,
+                samples: Vec::new(),
+                spent: Duration::ZERO,
+            }),
             Err(error) => skip(entry.name, &format!("{error:#}")),
         }
     }
@@ -66,18 +78,22 @@ pub(super) fn measure(entries: &[&Entry], scale: Scale, report: &mut Report) -> 
 impl Subject<'_> {
     /// Chooses the number of calls so that a round takes about `round_time`.
     fn calibrate(&mut self, round_time: Duration) -> anyhow::Result<()> {
-        let mut took = self.run()?;
-        while took < round_time / 10 && self.nr_calls < MAX_CALLS {
-            self.nr_calls *= 4;
-            took = self.run()?;
+        // Again and again: few calls take longer, each for itself, and what is new is slow at first.
+        for _ in 0..CALIBRATIONS {
+            let took = self.run()?;
+            let fitting = f64::from(self.nr_calls) * round_time.as_secs_f64() / took.as_secs_f64().max(1e-9);
+            self.nr_calls =
+                (fitting as u32).clamp(MIN_CALLS, MAX_CALLS.min(self.nr_calls.saturating_mul(16)));
         }
-        let fitting = f64::from(self.nr_calls) * round_time.as_secs_f64() / took.as_secs_f64().max(1e-9);
-        self.nr_calls = (fitting as u32).clamp(MIN_CALLS, MAX_CALLS);
         Ok(())
     }
 
     fn sample(&mut self) -> anyhow::Result<()> {
+        if self.samples.len() >= FEWEST_ROUNDS && self.spent > ENOUGH {
+            return Ok(());
+        }
         let took = self.run()?;
+        self.spent += took;
         self.samples.push(took.as_secs_f64() * 1e9 / f64::from(self.nr_calls));
         Ok(())
     }
@@ -96,9 +112,14 @@ fn add(subject: &Subject<'_>, all: &[Subject<'_>], report: &mut Report) {
     match theirs.filter(|theirs| !theirs.is_empty()) {
         None => report.add(*name, Unit::Ns, &subject.samples),
         Some(theirs) => {
-            let sum = |turn: usize| theirs.iter().map(|other| other.samples[turn]).sum();
-            let pairs: Vec<_> =
-                subject.samples.iter().enumerate().map(|(turn, ours)| (*ours, sum(turn))).collect();
+            // The rounds of one turn; one of them may have had fewer.
+            let sum = |turn: usize| theirs.iter().map(|other| other.samples.get(turn)).sum::<Option<f64>>();
+            let pairs: Vec<_> = subject
+                .samples
+                .iter()
+                .enumerate()
+                .filter_map(|(turn, ours)| Some((*ours, sum(turn)?)))
+                .collect();
             report.add_against(name, &against.join(" + "), Unit::Ns, &pairs);
         }
     }

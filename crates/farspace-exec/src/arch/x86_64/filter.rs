@@ -2,7 +2,7 @@
 //!
 //! User dispatch turns each system call of the guest into a signal, wherever it is made. It doesn't see the
 //! vsyscall page, and lets through what is called from the vCPUs' code. This filter sees both: it lets a vCPU wait, wake,
-//! return from a signal and renew its own dispatch; everything else is a SIGSYS, which is reported like a
+//! yield, return from a signal and renew its own dispatch; everything else is a SIGSYS, which is reported like a
 //! dispatched call.
 
 use farspace_abi::vcpu::{RESERVED_BASE, VCPU_OFFSET};
@@ -49,15 +49,15 @@ pub(crate) fn program(stub: u64, direct: &[u32]) -> Vec<u8> {
         |k| [Instruction { code: JUMP_EQUAL, jump_true: 1, jump_false: 0, k }, give(TRAP)];
     let mut program = vec![load(ARCH)];
     program.extend(trap_unless_equal(AUDIT_ARCH_X86_64));
-    // From the code page, in the order of how often: futex (FUTEX_WAIT, FUTEX_WAKE), rt_sigreturn, the engine's bell,
-    // what may run in the stub. The pointer is that after the instruction.
+    // From the code page, in the order of how often: futex (FUTEX_WAIT, FUTEX_WAKE), sched_yield, rt_sigreturn, the
+    // engine's bell, what may run in the stub. The pointer is that after the instruction.
     let mut inside = vec![load(NR)];
     inside.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 4, k: libc::SYS_futex as u32 });
     inside.push(load(argument(1)));
     inside.push(Instruction { code: JUMP_ABOVE, jump_true: 1, jump_false: 0, k: 1 });
     inside.push(give(ALLOW));
     inside.push(give(TRAP));
-    for nr in [libc::SYS_rt_sigreturn as u32].iter().chain(direct) {
+    for nr in [libc::SYS_sched_yield as u32, libc::SYS_rt_sigreturn as u32].iter().chain(direct) {
         inside.push(Instruction { code: JUMP_EQUAL, jump_true: 0, jump_false: 1, k: *nr });
         inside.push(give(ALLOW));
     }
