@@ -40,6 +40,10 @@ pub struct BootContext {
     pub thread_flags: u64,
     /// The borrowed thread's process and thread id in the target's pid namespace.
     pub thread: [i32; 2],
+    /// Where the kernel writes 0 when the borrowed thread leaves the memory, by its end or an exec
+    /// (PR_GET_TID_ADDRESS); its C library keeps the thread id there. 0 where there is no such place; written by the
+    /// bootstrap.
+    pub tid_address: u64,
 }
 
 /// What kind of task the agent is.

@@ -48,6 +48,9 @@ pub struct Answer {
     pub moved: AtomicU64,
     /// Which of [`side`] an error in `result` is about ([`op::SEND`]).
     pub side: AtomicU32,
+    /// 1 if, after an [`op::SYSCALL`], the thread that the agent was made by is still in this memory; 0 if that can't be
+    /// told.
+    pub is_home: AtomicU32,
 }
 
 /// What a request asks for; written by the host before the doorbell.

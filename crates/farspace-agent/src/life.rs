@@ -76,7 +76,7 @@ pub(crate) unsafe extern "C" fn agent_main(context: *mut BootContext) -> ! {
             let agent = Channel { mailbox: boxes.add(mailbox::AGENT), fds: fds(mailbox::AGENT) };
             let snapshot = Channel { mailbox: boxes.add(mailbox::SNAPSHOT), fds: fds(mailbox::SNAPSHOT) };
             let mut guests = Guests::none();
-            let end = serve::agent(&agent, &snapshot, &mut guests);
+            let end = serve::agent(&agent, &snapshot, &mut guests, context);
             guests.end();
             if end == serve::End::Quit {
                 // The host has taken its thread back long ago. It ends this task between two instructions of the
@@ -128,6 +128,27 @@ unsafe fn hello() -> Option<[i32; HELLO_FDS]> {
         }
         let mut fds = [-1; HELLO_FDS];
         (serve::receive_fds(&mut fds) == HELLO_FDS as i64).then_some(fds)
+    }
+}
+
+/// True if the borrowed thread is still in this memory: the kernel writes 0 over its tid when it leaves, by its end or an
+/// exec (mm_release, kernel/fork.c). A call and no load: its stack, where that lies, may be unmapped by then.
+///
+/// # Safety
+///
+/// The context page must be mapped.
+pub(crate) unsafe fn is_home(context: *const BootContext) -> bool {
+    // SAFETY: the page is mapped; the futex call compares the word at any address, wakes and moves nobody.
+    unsafe {
+        let address =
+            ptr::read_volatile(context.byte_add(offset_of!(BootContext, tid_address)).cast::<u64>());
+        if address == 0 {
+            return false;
+        }
+        let [_, thread] =
+            ptr::read_volatile(context.byte_add(offset_of!(BootContext, thread)).cast::<[i32; 2]>());
+        // FUTEX_CMP_REQUEUE | FUTEX_PRIVATE_FLAG of none: EAGAIN if the word is another one.
+        syscall(nr::FUTEX, [address, 4 | 128, 0, 0, context as u64, thread as u32 as u64]) == 0
     }
 }
 

@@ -6,13 +6,13 @@ use core::hint::spin_loop;
 use core::ptr;
 use core::sync::atomic::Ordering;
 
-use farspace_abi::boot::AGENT_SOCKET_FD;
+use farspace_abi::boot::{AGENT_SOCKET_FD, BootContext};
 use farspace_abi::mailbox::{Mailbox, op};
 
 use crate::arch::nr;
 use crate::arch::syscall::syscall;
 use crate::guests::Guests;
-use crate::{send, stream};
+use crate::{life, send, stream};
 
 pub(crate) const EAGAIN: i64 = -11;
 pub(crate) const EINTR: i64 = -4;
@@ -54,11 +54,16 @@ pub(crate) enum End {
 ///
 /// # Safety
 ///
-/// The mailboxes must stay mapped, and this task must own the descriptors.
-pub(crate) unsafe fn agent(own: &Channel, snapshot: &Channel, guests: &mut Guests) -> End {
+/// The mailboxes and the context must stay mapped, and this task must own the descriptors.
+pub(crate) unsafe fn agent(
+    own: &Channel,
+    snapshot: &Channel,
+    guests: &mut Guests,
+    context: *const BootContext,
+) -> End {
     // SAFETY: as this function's.
     unsafe {
-        let end = serve(own, Some(guests));
+        let end = serve(own, Some((guests, context)));
         if end == End::Child {
             // The tasks are its parent's, and the addresses aren't in its copy of the memory.
             serve(snapshot, None);
@@ -78,7 +83,7 @@ pub(crate) unsafe fn wait_alone(fds: &Fds) {
     unsafe { while wait(fds, Patience::Endless) != Wake::Alone {} }
 }
 
-unsafe fn serve(channel: &Channel, mut guests: Option<&mut Guests>) -> End {
+unsafe fn serve(channel: &Channel, mut own: Option<(&mut Guests, *const BootContext)>) -> End {
     // SAFETY: the mailbox is mapped as long as the task lives (caller's promise); all its fields are atomics.
     unsafe {
         let mailbox = &*channel.mailbox;
@@ -95,7 +100,12 @@ unsafe fn serve(channel: &Channel, mut guests: Option<&mut Guests>) -> End {
             let result = match op {
                 op::PING => 0,
                 op::QUIT => return End::Quit,
-                op::SYSCALL => syscall(arg(0), [arg(1), arg(2), arg(3), arg(4), arg(5), arg(6)]),
+                op::SYSCALL => {
+                    let result = syscall(arg(0), [arg(1), arg(2), arg(3), arg(4), arg(5), arg(6)]);
+                    let is_home = own.as_ref().is_some_and(|(_, context)| life::is_home(*context));
+                    mailbox.answer.is_home.store(u32::from(is_home), Ordering::Relaxed);
+                    result
+                }
                 op::VMSPLICE => stream::once(mailbox),
                 op::STREAM => stream::all(mailbox),
                 op::SEND => send::all(channel, request),
@@ -110,10 +120,10 @@ unsafe fn serve(channel: &Channel, mut guests: Option<&mut Guests>) -> End {
                     0 => return End::Child,
                     result => result,
                 },
-                op::RESERVE | op::SPAWN | op::REAP => match &mut guests {
-                    Some(guests) if op == op::RESERVE => guests.reserve(arg(0)),
-                    Some(guests) if op == op::SPAWN => guests.spawn(arg(0), arg(1), arg(2)),
-                    Some(guests) => guests.reap(arg(0)),
+                op::RESERVE | op::SPAWN | op::REAP => match &mut own {
+                    Some((guests, _)) if op == op::RESERVE => guests.reserve(arg(0)),
+                    Some((guests, _)) if op == op::SPAWN => guests.spawn(arg(0), arg(1), arg(2)),
+                    Some((guests, _)) => guests.reap(arg(0)),
                     None => ENOSYS,
                 },
                 _ => ENOSYS,

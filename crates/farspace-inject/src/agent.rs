@@ -46,6 +46,8 @@ pub struct Agent {
     pub(crate) room: OnceLock<(RemoteAddr, u64)>,
     /// One request at a time: held while a mailbox is in use.
     pub(crate) busy: [Mutex<()>; mailbox::NR_MAILBOXES],
+    /// It could tell the last time that the target is still in its memory.
+    pub(crate) is_home: AtomicBool,
 }
 
 /// The two eventfds of a mailbox.

@@ -92,10 +92,20 @@ impl<'a> Channel<'a> {
     ) -> Result<i64> {
         let [a, b, c, d, e, f] = args;
         let pending = self.request(op::SYSCALL, &[nr, a, b, c, d, e, f], &[])?;
-        // While the agent works. In an address space that the target has left, the call has changed nothing of it.
-        let there = self.agent.check();
+        // In an address space that the target has left, the call has changed nothing of it. The agent can tell, or the
+        // kernel: if that was of no use the last time, it is asked while the agent works.
+        let there = match self.agent.is_home.load(Ordering::Relaxed) {
+            true => None,
+            false => Some(self.agent.check()),
+        };
         let result = pending.wait_blocking("make a system call", go_on)?;
-        there.map(|()| result)
+        let is_home = self.mailbox().answer.is_home.load(Ordering::Relaxed) == 1;
+        self.agent.is_home.store(is_home, Ordering::Relaxed);
+        match there {
+            _ if is_home => Ok(result),
+            Some(there) => there.map(|()| result),
+            None => self.agent.check().map(|()| result),
+        }
     }
 
     /// One vmsplice(2) of at most 1024 ranges of the target into a pipe; bytes.
@@ -309,7 +319,7 @@ impl Pending<'_> {
     /// Waits without a deadline, until `go_on` says `Break` or a signal handler runs; then interrupts the agent, so
     /// that the answer comes anyway.
     fn wait_blocking(
-        self,
+        &self,
         operation: &'static str,
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<i64> {

@@ -102,6 +102,7 @@ pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Resu
         gone: AtomicBool::new(false),
         room: OnceLock::new(),
         busy: [const { Mutex::new(()) }; mailbox::NR_MAILBOXES],
+        is_home: AtomicBool::new(false),
     };
     // The vDSO page is a private copy since the cave was written to; dropped, it is the kernel's own again.
     let dropped = agent

@@ -47,7 +47,7 @@ pub use getpid::Getpid;
 pub use local_sigsys::LocalSigsys;
 pub use readv::process_vm_readv;
 pub use shared_line::SharedLine;
-pub use spawn::Spawn;
+pub use spawn::{Spawn, Way};
 pub use sysemu::Sysemu;
 pub use user_notif::UserNotif;
 

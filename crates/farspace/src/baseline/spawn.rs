@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,11 +18,20 @@ const BASE: u64 = 0x40_0000;
 /// `mov eax, 60; xor edi, edi; syscall`: exit(0).
 const CODE: [u8; 9] = [0xb8, 60, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05];
 
-/// Starts of the smallest static program there is, each waited for. (The standard library uses posix_spawn(3), which
-/// copies no page tables of the caller's.)
+/// How a program is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// fork(2) and execve(2).
+    Fork,
+    /// posix_spawn(3), which copies no page tables of the caller's.
+    PosixSpawn,
+}
+
+/// Starts of the smallest static program there is, each waited for.
 #[derive(Debug)]
 pub struct Spawn {
     program: File,
+    way: Way,
 }
 
 impl Spawn {
@@ -30,11 +40,11 @@ impl Spawn {
     /// # Errors
     ///
     /// EMFILE, ENOMEM.
-    pub fn start() -> Result<Self> {
+    pub fn start(way: Way) -> Result<Self> {
         let error = |errno| Error::new("make a static program", None, errno);
         let mut program = File::from(memfd_create("static", MemfdFlags::CLOEXEC).map_err(error)?);
         program.write_all(&image()).map_err(|e| error(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
-        Ok(Self { program })
+        Ok(Self { program, way })
     }
 }
 
@@ -43,8 +53,14 @@ impl Rounds for Spawn {
         let path = format!("/proc/self/fd/{}", self.program.as_raw_fd());
         let start = Instant::now();
         for _ in 0..nr_calls {
-            let status = Command::new(&path).env_clear().stdin(Stdio::null()).status();
-            let failed = match status {
+            let mut command = Command::new(&path);
+            command.env_clear().stdin(Stdio::null());
+            if self.way == Way::Fork {
+                // With something to do in between, the standard library forks.
+                // SAFETY: that does nothing.
+                unsafe { command.pre_exec(|| Ok(())) };
+            }
+            let failed = match command.status() {
                 Ok(status) if status.success() => continue,
                 Ok(_) => Errno::IO,
                 Err(error) => Errno::from_io_error(&error).unwrap_or(Errno::IO),

@@ -91,5 +91,7 @@ fn idle() -> Peer {
 
 #[test]
 fn spawn_rounds() {
-    assert!(super::Spawn::start().unwrap().round(2).unwrap() > Duration::ZERO);
+    for way in [super::Way::Fork, super::Way::PosixSpawn] {
+        assert!(super::Spawn::start(way).unwrap().round(2).unwrap() > Duration::ZERO);
+    }
 }

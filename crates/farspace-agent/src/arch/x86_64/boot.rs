@@ -5,7 +5,7 @@
 //! is not ours), so all tests are made with `cqo` and `jrcxz`. It
 //!
 //! 1. makes the second half of the region writable,
-//! 2. blocks all signals, so that what it clones starts with all signals blocked,
+//! 2. blocks all signals, so that what it clones starts with all signals blocked, and asks for its tid address,
 //! 3. finds out whether orphans come back to the target (a child subreaper),
 //! 4. clones the helper: same memory and, for one call, same descriptors; exit signal 0,
 //! 5. reaps the helper, which has cloned the agent and exited: the agent is nobody's child in the target,
@@ -32,6 +32,7 @@ use super::nr;
 const CLOSE_RANGE_UNSHARE: u32 = 2;
 /// prctl(2).
 const PR_GET_CHILD_SUBREAPER: u32 = 37;
+const PR_GET_TID_ADDRESS: u32 = 40;
 /// __WALL (wait(2)): also a child with exit signal 0.
 const WALL: u32 = 0x4000_0000;
 
@@ -56,6 +57,14 @@ global_asm!(
     "lea rdx, [rip + farspace_context + {saved_mask}]",
     "mov r10d, 8",
     "mov eax, {sigprocmask}",
+    "syscall",
+    // prctl(PR_GET_TID_ADDRESS, &tid_address); the address stays 0 where that fails
+    "mov edi, {get_tid_address}",
+    "lea rsi, [rip + farspace_context + {tid_address}]",
+    "mov edx, 0",
+    "mov r10d, 0",
+    "mov r8d, 0",
+    "mov eax, {prctl}",
     "syscall",
     // 3. prctl(PR_GET_CHILD_SUBREAPER, &is_reaper), unless the host knows it for one
     "mov ecx, [rip + farspace_context + {is_reaper}]",
@@ -179,6 +188,8 @@ global_asm!(
     stack_top = const REGION_BYTES - farspace_abi::region::CONTEXT_OFFSET,
     data_bytes = const DATA_BYTES,
     get_child_subreaper = const PR_GET_CHILD_SUBREAPER,
+    get_tid_address = const PR_GET_TID_ADDRESS,
+    tid_address = const offset_of!(BootContext, tid_address),
     not_in_a_reaper = const NOT_IN_A_REAPER,
     is_reaper = const offset_of!(BootContext, is_reaper),
     thread_flags = const offset_of!(BootContext, thread_flags),

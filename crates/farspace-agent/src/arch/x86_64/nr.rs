@@ -22,6 +22,7 @@ pub(crate) const PRCTL: u64 = 157;
 pub(crate) const SETRLIMIT: u64 = 160;
 pub(crate) const GETTID: u64 = 186;
 pub(crate) const EXIT_GROUP: u64 = 231;
+pub(crate) const FUTEX: u64 = 202;
 pub(crate) const TGKILL: u64 = 234;
 pub(crate) const WAITID: u64 = 247;
 pub(crate) const PSELECT6: u64 = 270;

@@ -1,7 +1,9 @@
 //! The rows of others.
 
 use anyhow::Context as _;
-use farspace::baseline::{Cpus, Futex, Getpid, LocalSigsys, Rounds, SharedLine, Spawn, Sysemu, UserNotif};
+use farspace::baseline::{
+    Cpus, Futex, Getpid, LocalSigsys, Rounds, SharedLine, Spawn, Sysemu, UserNotif, Way,
+};
 
 use super::entry::{Entry, Round};
 
@@ -21,7 +23,8 @@ pub(super) const ENTRIES: &[Entry] = &[
     Entry::baseline("futex-two-cpus", || rounds(Futex::start(two()?)?)),
     Entry::baseline("user-notif-one-cpu", || rounds(UserNotif::start(one()?)?)),
     Entry::baseline("user-notif-two-cpus", || rounds(UserNotif::start(two()?)?)),
-    Entry::baseline("spawn-static", || rounds(Spawn::start()?)),
+    Entry::baseline("fork-exec-static", || rounds(Spawn::start(Way::Fork)?)),
+    Entry::baseline("spawn-static", || rounds(Spawn::start(Way::PosixSpawn)?)),
 ];
 
 fn rounds(mut of: impl Rounds + 'static) -> anyhow::Result<Round> {
