@@ -23,8 +23,6 @@ pub const MAX_IOV: usize = 1024;
 #[repr(C, align(64))]
 #[derive(Default)]
 pub struct Doorbell {
-    /// Number of the newest request; starts at 0.
-    pub request: AtomicU32,
     /// 1 while the host sleeps and wants a doorbell back.
     pub host_asleep: AtomicU32,
     /// How often the agent may look for a request before it sleeps; 0 on one CPU.
@@ -53,16 +51,26 @@ pub struct Answer {
     pub is_home: AtomicU32,
 }
 
-/// What a request asks for; written by the host before the doorbell.
+/// A request, and that there is one: one line, for each that changes hands costs as much as a system call.
 #[repr(C, align(64))]
 #[derive(Default)]
 pub struct Body {
-    /// One of [`op`].
-    pub op: AtomicU32,
-    /// Entries used in `iov`.
-    pub nr_iov: AtomicU32,
+    /// Number of the newest request, written last; starts at 0.
+    pub request: AtomicU32,
+    /// [`what`]: one of [`op`], and the entries used in `iov`.
+    pub what: AtomicU32,
     /// Arguments of the operation.
     pub args: [AtomicU64; 7],
+}
+
+/// An operation and a number of ranges, in one word.
+pub const fn what(op: u32, nr_iov: usize) -> u32 {
+    op | (nr_iov as u32) << 16
+}
+
+/// The two of [`what`].
+pub const fn op_and_nr_iov(what: u32) -> (u32, usize) {
+    (what & 0xffff, (what >> 16) as usize)
 }
 
 /// One request at a time between the host and one task in the target.

@@ -132,21 +132,27 @@ unsafe fn hello() -> Option<[i32; HELLO_FDS]> {
 }
 
 /// True if the borrowed thread is still in this memory: the kernel writes 0 over its tid when it leaves, by its end or an
-/// exec (mm_release, kernel/fork.c). A call and no load: its stack, where that lies, may be unmapped by then.
+/// exec (mm_release, kernel/fork.c).
 ///
 /// # Safety
 ///
 /// The context page must be mapped.
 pub(crate) unsafe fn is_home(context: *const BootContext) -> bool {
-    // SAFETY: the page is mapped; the futex call compares the word at any address, wakes and moves nobody.
+    // SAFETY: the page is mapped. C libraries keep the word of the main thread for as long as the program runs; in one
+    // that has unmapped it this task gets a SIGSEGV, which is nobody else's, and the host hears of an agent that has
+    // ended. The futex call compares the word at any address, and wakes and moves nobody.
     unsafe {
         let address =
             ptr::read_volatile(context.byte_add(offset_of!(BootContext, tid_address)).cast::<u64>());
-        if address == 0 {
+        if address == 0 || !address.is_multiple_of(4) {
             return false;
         }
-        let [_, thread] =
+        let [process, thread] =
             ptr::read_volatile(context.byte_add(offset_of!(BootContext, thread)).cast::<[i32; 2]>());
+        if process == thread {
+            return ptr::read_volatile(address as *const i32) == thread;
+        }
+        // The stack of another thread, where its word lies, may be unmapped after its end.
         // FUTEX_CMP_REQUEUE | FUTEX_PRIVATE_FLAG of none: EAGAIN if the word is another one.
         syscall(nr::FUTEX, [address, 4 | 128, 0, 0, context as u64, thread as u32 as u64]) == 0
     }

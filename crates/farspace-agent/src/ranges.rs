@@ -4,7 +4,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use farspace_abi::mailbox::{MAX_IOV, Mailbox};
+use farspace_abi::mailbox::{MAX_IOV, Mailbox, op_and_nr_iov};
 
 use crate::arch::nr;
 use crate::arch::prefetch::prefetch;
@@ -20,7 +20,7 @@ pub(crate) struct Ranges<'a> {
 impl<'a> Ranges<'a> {
     /// All ranges of the present request.
     pub(crate) fn of(mailbox: &'a Mailbox) -> Self {
-        let count = u64::from(mailbox.body.nr_iov.load(Ordering::Relaxed)).min(MAX_IOV as u64);
+        let count = (op_and_nr_iov(mailbox.body.what.load(Ordering::Relaxed)).1 as u64).min(MAX_IOV as u64);
         Self { mailbox, count, index: 0 }
     }
 

@@ -7,7 +7,7 @@ use core::ptr;
 use core::sync::atomic::Ordering;
 
 use farspace_abi::boot::{AGENT_SOCKET_FD, BootContext};
-use farspace_abi::mailbox::{Mailbox, op};
+use farspace_abi::mailbox::{Mailbox, op, op_and_nr_iov};
 
 use crate::arch::nr;
 use crate::arch::syscall::syscall;
@@ -95,7 +95,7 @@ unsafe fn serve(channel: &Channel, mut own: Option<(&mut Guests, *const BootCont
                 None => return End::Alone,
             };
             seen = request;
-            let op = mailbox.body.op.load(Ordering::Relaxed);
+            let (op, _) = op_and_nr_iov(mailbox.body.what.load(Ordering::Relaxed));
             let arg = |i: usize| mailbox.body.args[i].load(Ordering::Relaxed);
             let result = match op {
                 op::PING => 0,
@@ -144,7 +144,7 @@ unsafe fn next_request(channel: &Channel, seen: u32, spins: &mut u32) -> Option<
         let mailbox = &*channel.mailbox;
         let limit = mailbox.doorbell.spin_limit.load(Ordering::Relaxed);
         for _ in 0..(*spins).min(limit) {
-            let request = mailbox.doorbell.request.load(Ordering::Acquire);
+            let request = mailbox.body.request.load(Ordering::Acquire);
             if request != seen {
                 *spins = (*spins * 2).min(limit);
                 return Some(request);
@@ -154,7 +154,7 @@ unsafe fn next_request(channel: &Channel, seen: u32, spins: &mut u32) -> Option<
         *spins = (*spins / 2).max(limit.min(64));
         loop {
             mailbox.answer.agent_asleep.store(1, Ordering::SeqCst);
-            let request = mailbox.doorbell.request.load(Ordering::SeqCst);
+            let request = mailbox.body.request.load(Ordering::SeqCst);
             if request != seen {
                 mailbox.answer.agent_asleep.store(0, Ordering::Relaxed);
                 return Some(request);

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use farspace_abi::mailbox::{AGENT, MAX_IOV, Mailbox, op, side};
+use farspace_abi::mailbox::{AGENT, MAX_IOV, Mailbox, op, side, what};
 use farspace_sys::RemoteIoVec;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -180,19 +180,25 @@ impl<'a> Channel<'a> {
         assert!(ranges.len() <= MAX_IOV && args.len() <= 7, "callers split their lists");
         let busy = self.agent.busy[self.index].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mailbox = self.mailbox();
-        mailbox.body.op.store(op, Ordering::Relaxed);
-        mailbox.body.nr_iov.store(ranges.len() as u32, Ordering::Relaxed);
-        for (to, from) in mailbox.body.args.iter().zip(args) {
-            to.store(*from, Ordering::Relaxed);
-        }
         for (to, from) in mailbox.iov.iter().zip(ranges) {
             to[0].store(from.base.0, Ordering::Relaxed);
             to[1].store(from.len, Ordering::Relaxed);
         }
-        mailbox.doorbell.host_asleep.store(0, Ordering::Relaxed);
-        mailbox.doorbell.spin_limit.store(self.agent.spin, Ordering::Relaxed);
-        let number = mailbox.doorbell.request.load(Ordering::Relaxed).wrapping_add(1);
-        mailbox.doorbell.request.store(number, Ordering::SeqCst);
+        // Written only if they change: the line then stays in both caches.
+        for (word, value) in
+            [(&mailbox.doorbell.host_asleep, 0), (&mailbox.doorbell.spin_limit, self.agent.spin)]
+        {
+            if word.load(Ordering::Relaxed) != value {
+                word.store(value, Ordering::Relaxed);
+            }
+        }
+        // The line that the agent looks at, in one go: each look in between would take it away.
+        let number = mailbox.body.request.load(Ordering::Relaxed).wrapping_add(1);
+        mailbox.body.what.store(what(op, ranges.len()), Ordering::Relaxed);
+        for (to, from) in mailbox.body.args.iter().zip(args) {
+            to.store(*from, Ordering::Relaxed);
+        }
+        mailbox.body.request.store(number, Ordering::SeqCst);
         if mailbox.answer.agent_asleep.load(Ordering::SeqCst) != 0 {
             mailbox.answer.agent_asleep.store(0, Ordering::Relaxed);
             ring(self.agent.bells[self.index].ring.as_fd());
