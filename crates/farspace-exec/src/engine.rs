@@ -14,12 +14,16 @@ use crate::arch::image;
 use crate::orders::Orders;
 use crate::pace::Pace;
 use crate::patching::Patching;
+use crate::shell::Shell;
 use crate::space::Space;
 use crate::steward::{Line, RECEIVED, Steward};
 use crate::{Error, Result};
 
 /// First address above user space with four-level page tables, less the guard page (TASK_SIZE).
-const TASK_END: u64 = 0x7fff_ffff_f000;
+pub(crate) const TASK_END: u64 = 0x7fff_ffff_f000;
+
+/// Empty shells that are kept.
+const SPARE: usize = 8;
 
 /// Makes address spaces. Dropped, it leaves those that exist alone.
 ///
@@ -37,6 +41,8 @@ pub(crate) struct Root {
     /// Numbers of the calls that the stub makes itself.
     pub(crate) direct: Vec<u32>,
     child: Mutex<Child>,
+    /// Of spaces that were dropped, for the next ones.
+    spare: Mutex<Vec<Arc<Shell>>>,
     /// Seccomp filters that stewards inherit from the caller; a vCPU has one more.
     pub(crate) filters: u32,
 }
@@ -81,7 +87,7 @@ impl Engine {
         // The caller's own, inherited: it isn't privileged to change them.
         let filters = crate::birth::filters(pid).map_err(error)?;
         let (steward, child) = (Mutex::new(steward), Mutex::new(child));
-        let root = Root { steward, direct: direct.to_vec(), child, filters };
+        let root = Root { steward, direct: direct.to_vec(), child, spare: Mutex::default(), filters };
         let engine = Self { root: Arc::new(root) };
         engine.settle()?;
         Ok(engine)
@@ -93,6 +99,11 @@ impl Engine {
     ///
     /// EAGAIN, ENOMEM, EMFILE.
     pub fn space(&self) -> Result<Space> {
+        while let Some(shell) = self.root.take_spare() {
+            if shell.is_alive() {
+                return Ok(Space::within(&self.root, shell, Patching::default()));
+            }
+        }
         Space::fork_of(&self.root, &self.root.steward, Patching::default())
     }
 
@@ -127,6 +138,20 @@ impl Engine {
         orders.try_call(libc::SYS_mseal, &[RESERVED_BASE, STUB_BYTES, 0]);
         let mut steward = self.root.steward.lock().unwrap_or_else(PoisonError::into_inner);
         steward.order(&orders, "prepare the first steward").map(drop)
+    }
+}
+
+impl Root {
+    fn take_spare(&self) -> Option<Arc<Shell>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Empties a shell and keeps it, if there is room for one more. Otherwise, or if anything isn't in order, it ends.
+    pub(crate) fn keep(&self, shell: &Arc<Shell>) {
+        let has_room = || self.spare.lock().unwrap_or_else(PoisonError::into_inner).len() < SPARE;
+        if has_room() && shell.empty().is_ok() {
+            self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(shell));
+        }
     }
 }
 

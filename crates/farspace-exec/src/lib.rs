@@ -34,6 +34,7 @@ mod orders;
 mod pace;
 mod patching;
 mod regs;
+mod shell;
 mod space;
 mod steward;
 mod vcpu;

@@ -47,6 +47,11 @@ impl Maps {
         }
     }
 
+    /// Bytes that are mapped.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.iter().map(|(start, mapping)| mapping.end - start).sum()
+    }
+
     /// Makes `at` a boundary between mappings.
     fn split(&mut self, at: u64) {
         if let Some((start, mapping)) = self.0.range_mut(..at).next_back()

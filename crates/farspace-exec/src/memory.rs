@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use farspace_abi::vcpu::{AREA_BYTES, AREAS_OFFSET, MAX_VCPUS};
-use rustix::fs::{MemfdFlags, SealFlags, ftruncate, memfd_create};
+use farspace_abi::vcpu::{AREA_BYTES, AREAS_OFFSET, MAX_VCPUS, ORDERS, SCRATCH};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -78,6 +78,18 @@ impl SpaceMemory {
             let word = self.u64(offset + 8 * index).load(std::sync::atomic::Ordering::Relaxed);
             chunk.copy_from_slice(&word.to_le_bytes()[..chunk.len()]);
         }
+    }
+}
+
+impl SpaceMemory {
+    /// Makes everything zero that a guest can write to: the scratch page and the areas.
+    pub(crate) fn clear(&self) -> crate::Result<()> {
+        for word in 0..4096 / 8 {
+            self.u64((SCRATCH - ORDERS) as usize + 8 * word).store(0, std::sync::atomic::Ordering::Relaxed);
+        }
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&self.memfd, hole, AREAS_OFFSET, BYTES as u64 - AREAS_OFFSET)
+            .map_err(|errno| crate::Error::new("empty a space", errno))
     }
 }
 

@@ -33,7 +33,7 @@ const PATIENT: u32 = 4 * LOOKS;
 const RETRY: u32 = 64;
 const LONG_RETRY: u32 = 4_096;
 /// How often to yield before sleeping.
-const YIELDS: u32 = 3;
+pub(crate) const YIELDS: u32 = 3;
 /// A hand-off by yielding that takes longer is one that others came before.
 const SLOW: Duration = Duration::from_micros(100);
 /// Runs without yielding after it was of no use: the first time, and at most.

@@ -1,10 +1,9 @@
 //! A created address space: mappings, copies, forks.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use farspace_abi::RemoteAddr;
 use farspace_abi::vcpu::{
@@ -17,15 +16,15 @@ use rustix::io::Errno;
 
 use crate::arch::filter;
 use crate::engine::Root;
-use crate::memory::SpaceMemory;
 use crate::orders::Orders;
 use crate::patching::{Patching, REGISTER_SYNC_CORE};
+use crate::shell::Shell;
 use crate::steward::{Line, RECEIVED, Steward, receive};
 use crate::vcpu::Vcpu;
 use crate::{Error, Result};
 
-/// How long a killed task may take to end.
-const END: Duration = Duration::from_secs(10);
+/// Bytes that may be mapped in a space whose shell is used again.
+const SMALL: u64 = 16 << 20;
 
 bitflags::bitflags! {
     /// What the guest may do with memory (mmap(2)).
@@ -49,7 +48,8 @@ pub enum Sharing {
     Private,
 }
 
-/// An address space that farspace has made. Dropped (with its vCPUs), its tasks end.
+/// An address space that farspace has made. Dropped (with its vCPUs), its guests end, and its memory is gone; the process
+/// that it was in may be kept, empty, for the next.
 ///
 /// For untrusted guests: the guest reaches nothing but its memory. [`RESERVED_BASE`] to [`RESERVED_END`] is the
 /// engine's own; no mapping may touch it.
@@ -61,10 +61,7 @@ pub struct Space {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) root: Arc<Root>,
-    pub(crate) steward: Mutex<Steward>,
-    pub(crate) memory: Arc<SpaceMemory>,
-    pub(crate) mem: Memory,
-    slots: Mutex<[Slot; MAX_VCPUS]>,
+    shell: Arc<Shell>,
     pub(crate) patching: Mutex<Patching>,
     /// Changes whenever code is rewritten.
     pub(crate) epoch: AtomicU32,
@@ -96,22 +93,23 @@ impl Space {
         let pid = parent.order_with(&orders, &fds, OPERATION)? as i32;
         let pidfd = pidfd::open(pid).map_err(|e| Error::new(OPERATION, e.errno))?;
         let mem = Memory::open_writable(pid).map_err(|e| Error::new(OPERATION, e.errno))?;
-        let memory = Arc::clone(&line.memory);
         let mut steward = Steward::new(pid, pidfd, line, parent.pace_of_child(pid));
         steward.order(&Orders::new(), OPERATION)?;
         drop(parent);
-        Ok(Self {
+        Ok(Self::within(root, Arc::new(Shell::new(steward, mem)), patching))
+    }
+
+    /// A space in a shell that is empty but for what it was forked with.
+    pub(crate) fn within(root: &Arc<Root>, shell: Arc<Shell>, patching: Patching) -> Self {
+        Self {
             inner: Arc::new(Inner {
                 root: Arc::clone(root),
-                steward: Mutex::new(steward),
-                memory,
-                mem,
-                slots: Mutex::new([const { Slot::Free }; MAX_VCPUS]),
+                shell,
                 epoch: AtomicU32::new(patching.first_epoch()),
                 patching: Mutex::new(patching),
                 running: [const { AtomicBool::new(false) }; MAX_VCPUS],
             }),
-        })
+        }
     }
 
     /// A copy-on-write copy of the space, without vCPUs.
@@ -235,7 +233,10 @@ impl Space {
         let mut steward = self.inner.steward();
         match self.start(&mut steward, index, OPERATION) {
             // The lock is held until the new task has left the orders. From here on the slot is the vCPU's to give back.
-            Ok(pid) => Vcpu::new(&self.inner, index, pid, steward.pace_of_child(pid)),
+            Ok(pid) => {
+                let is_alone = self.inner.is_alone(index);
+                Vcpu::new(&self.inner, index, pid, steward.pace_of_child(pid), is_alone)
+            }
             Err(error) => {
                 self.inner.free_slot(index);
                 Err(error)
@@ -300,38 +301,29 @@ impl Space {
 }
 
 impl Inner {
-    pub(crate) fn steward(&self) -> MutexGuard<'_, Steward> {
-        self.steward.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take_slot(&self) -> Option<usize> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = slots.iter().position(|slot| !matches!(slot, Slot::Taken))?;
-        if let Slot::Left(pidfd) = std::mem::replace(&mut slots[free], Slot::Taken) {
-            // It was killed; its end writes to the area.
-            pidfd::wait_end(pidfd.as_fd(), END);
-        }
-        Some(free)
-    }
-
-    pub(crate) fn free_slot(&self, index: usize) {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)[index] = Slot::Free;
-    }
-
     /// Gives back the slot of a task that was killed and may not have ended yet.
     pub(crate) fn leave_slot(&self, index: usize, pidfd: Arc<OwnedFd>) {
         self.running[index].store(false, Ordering::SeqCst);
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)[index] = Slot::Left(pidfd);
+        self.shell.leave_slot(index, pidfd);
     }
 }
 
-/// The place of a vCPU.
-#[derive(Debug)]
-enum Slot {
-    Free,
-    Taken,
-    /// Its task was killed.
-    Left(Arc<OwnedFd>),
+impl Deref for Inner {
+    type Target = Shell;
+
+    fn deref(&self) -> &Shell {
+        &self.shell
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let patching = self.patching.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // To unmap much takes long; the end of a process doesn't keep the caller waiting.
+        if patching.maps.bytes() <= SMALL {
+            self.root.keep(&self.shell);
+        }
+    }
 }
 
 /// `struct user_desc` (modify_ldt(2)): a flat data segment, so that the selector can be loaded.

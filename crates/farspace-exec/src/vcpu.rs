@@ -101,7 +101,15 @@ fn send_kick(pidfd: &OwnedFd) {
 
 impl Vcpu {
     /// Waits for a new task to come up; its first frame is that of the trap it starts with.
-    pub(crate) fn new(space: &Arc<Inner>, index: usize, pid: i32, pace: Pace) -> Result<Self> {
+    ///
+    /// If there is no other guest in the space, it is the task's own.
+    pub(crate) fn new(
+        space: &Arc<Inner>,
+        index: usize,
+        pid: i32,
+        pace: Pace,
+        is_alone: bool,
+    ) -> Result<Self> {
         let pidfd = pidfd::open(pid).map_err(|_| {
             space.free_slot(index);
             Error::Ended { pid }
@@ -125,7 +133,7 @@ impl Vcpu {
             fruitless: 0,
             retried: None,
         };
-        if let Err(error) = vcpu.come_up() {
+        if let Err(error) = vcpu.come_up(is_alone) {
             // The caller gives the steward other orders next: nobody may still be reading these.
             vcpu.lose();
             pidfd::wait_end(vcpu.pidfd.as_fd(), PROMPT);
@@ -136,11 +144,13 @@ impl Vcpu {
         Ok(vcpu)
     }
 
-    fn come_up(&mut self) -> Result<()> {
+    fn come_up(&mut self, is_alone: bool) -> Result<()> {
         self.await_event(Tries::NONE, Some(PROMPT))?;
         self.accept()?;
         // Another thread of the guest can say so in its place.
-        if crate::birth::filters(self.pid).is_ok_and(|filters| filters <= self.space.root.filters) {
+        if !is_alone
+            && crate::birth::filters(self.pid).is_ok_and(|filters| filters <= self.space.root.filters)
+        {
             return Err(self.damaged("the start of a vCPU that has not started"));
         }
         Ok(())

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use farspace_abi::vcpu::{AREA_BYTES, area_of};
 use farspace_exec::{ARCH_X86_64, Engine, Event, Protection, Reg, RemoteAddr, Space, Vcpu};
+use rustix::io::Errno;
 
 const CODE: RemoteAddr = RemoteAddr(0x40_0000);
 const SOON: Option<Duration> = Some(Duration::from_secs(5));
@@ -90,6 +92,49 @@ fn forks_are_copies() {
     let mut vcpu = copy.vcpu().expect("a vCPU");
     vcpu.set_reg(Reg::Rip, CODE.0).expect("set");
     assert!(matches!(vcpu.run(SOON).expect("run"), Event::Syscall(_)));
+}
+
+fn parent(pid: i32) -> i32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a task");
+    let (_, fields) = stat.rsplit_once(')').expect("a name");
+    fields.split_whitespace().nth(1).expect("a parent").parse().expect("a number")
+}
+
+#[test]
+fn a_space_has_nothing_of_the_one_before() {
+    const DATA: RemoteAddr = RemoteAddr(0x5000_0000);
+    // jmp self
+    let (engine, space, mut vcpu) = guest(&[0xeb, 0xfe]);
+    let mut second = space.vcpu().expect("a vCPU");
+    second.set_reg(Reg::Rip, CODE.0).expect("set");
+    space.map_anonymous(DATA, 0x1000, Protection::READ | Protection::WRITE).expect("map");
+    space.write(DATA, b"a secret").expect("write");
+    for vcpu in [&mut vcpu, &mut second] {
+        vcpu.set_reg(Reg::R15, 0x5ec2e7).expect("set");
+        vcpu.set_fs_base(0x5ec2e7).expect("set");
+        assert_eq!(vcpu.run(Some(Duration::from_millis(2))), Ok(Event::Interrupted));
+    }
+    let steward = parent(vcpu.pid());
+    drop((vcpu, second, space));
+    let space = engine.space().expect("a space");
+    let mut bytes = [0; 8];
+    for at in [CODE, DATA] {
+        assert_eq!(space.read(at, &mut bytes).map_err(|error| error.errno()), Err(Errno::FAULT));
+    }
+    let mut vcpu = space.vcpu().expect("a vCPU");
+    assert_eq!(parent(vcpu.pid()), steward, "the process is the same one");
+    assert_eq!((vcpu.reg(Reg::R15), vcpu.fs_base()), (0, Ok(0)));
+    // What could be left of the second guest is its area: mov rax, [rdi], for each of its words.
+    space.map_anonymous(CODE, 0x1000, Protection::READ | Protection::EXECUTE).expect("map");
+    space.write(CODE, &[0x48, 0x8b, 0x07, 0x0f, 0x05, 0xeb, 0xf9]).expect("write");
+    let second = space.vcpu().expect("a vCPU");
+    for word in 0..AREA_BYTES / 8 {
+        vcpu.set_reg(Reg::Rip, CODE.0).expect("set");
+        vcpu.set_reg(Reg::Rdi, area_of(1) + 8 * word).expect("set");
+        let Event::Syscall(call) = vcpu.run(SOON).expect("run") else { panic!("no system call") };
+        assert_ne!(call.nr, 0x5ec2e7, "word {word}");
+    }
+    drop(second);
 }
 
 #[test]
