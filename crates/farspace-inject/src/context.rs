@@ -25,6 +25,7 @@ impl ContextBytes for BootContext {
         words.push(halves(self.clone_flags, self.is_reaper));
         words.push(self.thread_flags);
         words.push(halves(self.thread[0] as u32, self.thread[1] as u32));
+        words.push(self.tid_address);
         let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
         debug_assert_eq!(bytes.len(), size_of::<Self>());
         bytes
