@@ -127,9 +127,16 @@ pub(crate) struct PredumpArgs {
     /// The root of the process tree
     #[arg(value_name = "PID", value_parser = parse_pid)]
     pub(crate) pid: i32,
-    /// The image directory, new or empty; it gets this name only when it is complete
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) output: PathBuf,
+    /// The image directory, new or empty, which gets this name only when it is complete; or a receiver (farspace
+    /// receive): tcp:HOST:PORT or unix:PATH
+    #[arg(short, long, value_name = "DIR", value_parser = sink::parse_dump)]
+    pub(crate) output: SinkSpec,
+    /// Send the pages and pagemaps to a page server, criu page-server or farspace receive --page-server; DIR gets the
+    /// rest
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) page_server: Option<Address>,
+    #[command(flatten)]
+    pub(crate) stream: StreamArgs,
     /// The image directory made last of these processes: write only what has changed since
     #[arg(long, value_name = "DIR")]
     pub(crate) parent: Option<PathBuf>,
@@ -177,8 +184,8 @@ pub(crate) struct ReceiveArgs {
     /// Take the pages that criu pre-dump --page-server or criu dump --page-server sends; FILE is a new directory
     #[arg(long, conflicts_with = "force")]
     pub(crate) page_server: bool,
-    /// The image directory that the new one continues
-    #[arg(long, value_name = "DIR", requires = "page_server")]
+    /// For pre-dumps: the image directory that the new one continues
+    #[arg(long, value_name = "DIR")]
     pub(crate) parent: Option<PathBuf>,
     /// Give up when the sender sends nothing for so long
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = parse_timeout)]

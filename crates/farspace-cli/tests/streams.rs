@@ -99,13 +99,20 @@ fn arrives_as_it_would_be_here() {
     assert_ok(&Run::of(&mut dump(victim.pid(), &here, &["--level", "frozen", "--all"])));
     kill(pid, Signal::SIGCONT).expect("a process");
     let [here, there] = ["here", "there"].map(|name| CoreFile::open(&place.file(name)));
-    // The agent's mappings are in neither; those of the two visits can differ in nothing else.
+    // The agent's mappings are in neither.
     assert_eq!(here.segments().len(), there.segments().len());
+    let mut different = 0;
     for segment in here.segments() {
         for address in (segment.address..segment.address + segment.len).step_by(4096) {
-            assert!(here.page(address) == there.page(address), "the page at {address:#x} differs");
+            let (here, there) = (here.page(address), there.page(address));
+            let (here, there) = (here.expect("in the core"), there.expect("in the core"));
+            // The kernel writes the CPU that a thread runs on next to its stack (rseq(2)), and a visit can move it.
+            let bytes = here.iter().zip(&there).filter(|(a, b)| a != b).count();
+            assert!(bytes <= 12, "{bytes} bytes of the page at {address:#x} differ");
+            different += usize::from(bytes > 0);
         }
     }
+    assert!(different <= 2, "{different} pages differ, and there are two threads");
 }
 
 fn wait_stopped(pid: i32) {

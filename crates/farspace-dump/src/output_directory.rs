@@ -1,16 +1,16 @@
 //! A directory of files that has its name only when it is complete.
 
 use std::fs::File;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use farspace_image::criu::PARENT;
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat, renameat_with};
 use rustix::io::Errno;
 
 use crate::output::{fail, hidden_name};
-use crate::predump::remove_abandoned;
+use crate::predump::{link_target, remove_abandoned};
 use crate::{Error, Result};
 
 /// An unfinished directory, under a hidden name next to where it will be. Dropped, it is gone with all files in it.
@@ -70,6 +70,20 @@ impl OutputDirectory {
         options.open(self.place().join(name)).map_err(|source| Error::Output {
             operation: "create",
             path: self.path.join(name),
+            source,
+        })
+    }
+
+    /// Links it to the image directory that it continues, so that both can be moved together.
+    ///
+    /// # Errors
+    ///
+    /// What symlink(2) says.
+    pub(crate) fn link_parent(&self, parent: &Path) -> Result<()> {
+        let link = self.place().join(PARENT);
+        symlink(link_target(&self.path, parent), &link).map_err(|source| Error::Output {
+            operation: "create",
+            path: self.path.join(PARENT),
             source,
         })
     }

@@ -5,6 +5,7 @@
 //! | `report` | rows, medians, the table |
 //! | `sinks` | where the bytes go: /dev/null, sockets with a reader, files |
 //! | `transfers` | splice against process_vm_readv + write, and the curve over target sizes |
+//! | `streams` | a dump over TCP into a file |
 //! | `stops` | how long targets are stopped: attach, dump, gcore; farspace's own memory |
 //! | `exec` | answering system calls for another process: the known ways, each against the others |
 
@@ -15,6 +16,7 @@ mod exec;
 mod report;
 mod sinks;
 mod stops;
+mod streams;
 mod transfers;
 
 pub(crate) use exec::exec;
@@ -48,6 +50,7 @@ pub(crate) fn splice(args: &BenchArgs) -> anyhow::Result<Report> {
     let disk = args.dir.clone().unwrap_or_else(|| ".".into());
     let mut report = Report::new();
     transfers::measure(scale, &disk, &mut report)?;
+    streams::measure(scale, &mut report)?;
     stops::measure(scale, &mut report)?;
     Ok(report)
 }

@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use farspace_dump::Destination;
+use farspace_dump::stream::StreamOptions;
 use serde::Serialize;
 
-use crate::cli::PredumpArgs;
+use crate::cli::{PredumpArgs, StreamArgs};
 use crate::engine::{Iteration, PredumpRequest, Predumps};
+use crate::exit::Exit;
 use crate::failure::{Failure, eprint_line};
 use crate::output::Format;
 use crate::progress::Progress;
@@ -26,21 +29,27 @@ pub(crate) fn run(args: &PredumpArgs) -> anyhow::Result<()> {
     interrupt::watch()?;
     let request = PredumpRequest { pid: args.pid, mechanism: args.mechanism, iterations: args.iterations };
     let mut predumps = Predumps::new(&request)?;
-    if args.iterations > 1 {
-        make_directory(&args.output)?;
+    let to = destination(args)?;
+    if args.iterations > 1
+        && let To::Here(path) = &to
+    {
+        make_directory(path)?;
     }
     let mut done: Vec<Iteration> = Vec::new();
     for number in 1..=args.iterations {
         if number > 1 {
             wait(args.interval)?;
         }
-        let path =
-            if args.iterations == 1 { args.output.clone() } else { args.output.join(number.to_string()) };
         let parent: Option<PathBuf> =
             done.last().map(|last| last.path.clone()).or_else(|| args.parent.clone());
         let progress = Progress::new("predump");
-        let iteration =
-            predumps.write(&path, parent.as_deref(), &mut |d, total| progress.update(d, total))?;
+        let tell = &mut |d, total| progress.update(d, total);
+        let iteration = match &to {
+            To::Here(path) if args.iterations == 1 => predumps.write(path, parent.as_deref(), tell)?,
+            To::Here(path) => predumps.write(&path.join(number.to_string()), parent.as_deref(), tell)?,
+            To::Receiver(options) => predumps.send(options, tell)?,
+            To::PageServer(options, path) => predumps.serve(options, (path, parent.as_deref()), tell)?,
+        };
         drop(progress);
         warn(&iteration, parent.is_some(), args.verbose);
         if args.report.format() == Format::Human {
@@ -52,6 +61,42 @@ pub(crate) fn run(args: &PredumpArgs) -> anyhow::Result<()> {
         args.report.format().print(&Report { iterations: &done }, |_| String::new())?;
     }
     Ok(())
+}
+
+/// Where the images go.
+enum To {
+    Here(PathBuf),
+    Receiver(StreamOptions),
+    /// Pages there, the rest here.
+    PageServer(StreamOptions, PathBuf),
+}
+
+fn destination(args: &PredumpArgs) -> Result<To, Failure> {
+    let wrong = |what: &str, next: &str| Err(Failure::new(Exit::Usage, what).next(next));
+    let to = match (args.output.destination(args.stream), &args.page_server) {
+        (Destination::Path(path), None) => To::Here(path),
+        (Destination::Path(path), Some(address)) => {
+            let StreamArgs { timeout, .. } = args.stream;
+            To::PageServer(StreamOptions { timeout, ..StreamOptions::to(address.clone()) }, path)
+        }
+        (Destination::Stream(options), None) => To::Receiver(options),
+        (Destination::Stream(_), Some(_)) => {
+            return wrong("--page-server needs a directory for the rest", "name one by --output");
+        }
+    };
+    match &to {
+        To::Here(_) => Ok(to),
+        _ if args.iterations > 1 => {
+            wrong("a receiver takes one iteration", "leave --iterations out, and begin again for each")
+        }
+        To::Receiver(_) if args.parent.is_some() => {
+            wrong("the parent is where the receiver is", "give --parent to farspace receive")
+        }
+        To::PageServer(..) if args.stream.compress.is_some() => {
+            wrong("CRIU's page server knows no compression", "leave --compress out")
+        }
+        _ => Ok(to),
+    }
 }
 
 /// The directory that has one for each iteration.

@@ -18,14 +18,14 @@ pub(crate) fn run(args: &ReceiveArgs) -> anyhow::Result<()> {
     let listening = |address: &Address| eprint_line(&format!("listening on {address}"));
     let turned_away = |who: &[String]| who.iter().for_each(|who| eprint_line(&format!("turned away {who}")));
     let step = &mut |bytes| progress.update(bytes, bytes);
+    let directories = (args.output.as_path(), args.parent.as_deref());
     if args.page_server {
-        let directories = (args.output.as_path(), args.parent.as_deref());
         let report = engine::serve_pages(&args.listen, directories, &options, listening, step)?;
         drop(progress);
         turned_away(&report.turned_away);
         return args.report.format().print(&report, human_pages);
     }
-    let report = engine::receive(&args.listen, &args.output, &options, listening, step)?;
+    let report = engine::receive(&args.listen, directories, &options, listening, step)?;
     drop(progress);
     turned_away(&report.turned_away);
     args.report.format().print(&report, human)

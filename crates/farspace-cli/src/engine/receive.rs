@@ -14,7 +14,7 @@ use crate::failure::Failure;
 /// Listens; says where by `listening`; receives one dump. `progress` is told the bytes so far.
 pub(crate) fn receive(
     address: &Address,
-    path: &Path,
+    (path, parent): (&Path, Option<&Path>),
     options: &ReceiveOptions,
     listening: impl FnOnce(&Address),
     progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
@@ -26,7 +26,7 @@ pub(crate) fn receive(
         bytes += more;
         progress(bytes)
     };
-    receiver.receive(path, options, &mut step).map_err(|error| failure(&error))
+    receiver.receive(path, parent, options, &mut step).map_err(|error| failure(&error))
 }
 
 /// The same for a client of CRIU's page server.

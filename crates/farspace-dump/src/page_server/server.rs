@@ -3,16 +3,14 @@
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::ops::ControlFlow;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use farspace_image::criu::{CriuError, ImageId, PARENT, PageFlags, PageRun, PagemapWriter, pages_name};
+use farspace_image::criu::{CriuError, ImageId, PageFlags, PageRun, PagemapWriter, pages_name};
 use farspace_image::page_server::{Answer, MESSAGE_LEN, Request, Run};
 use serde::Serialize;
 
 use super::parent::ParentPages;
-use crate::predump::link_target;
 use crate::stream::{
     Connection, Failure, Leak, Malformed, Pump, Push, ReceiveOptions, Receiver, StreamError, Trouble, Wait,
 };
@@ -61,8 +59,7 @@ impl Receiver {
         let parent = parent.map(found).transpose()?;
         let directory = OutputDirectory::create(path)?;
         if let Some(parent) = &parent {
-            let link = directory.place().join(PARENT);
-            symlink(link_target(path, parent), &link).map_err(|e| output("create", &link, e))?;
+            directory.link_parent(parent)?;
         }
         let (connection, first) = loop {
             let (connection, sender) = self.accept(options.timeout, step)?;

@@ -28,6 +28,9 @@ pub enum StreamError {
     /// The other side said something that isn't right.
     #[error("{0}; is it a farspace of this version?")]
     Malformed(#[from] Malformed),
+    /// An image of the receiver's parent, or one that is sent.
+    #[error("an image makes no sense: {0}; make the chain anew without a parent")]
+    Image(#[source] farspace_image::criu::CriuError),
     /// A message of CRIU's page server protocol that makes no sense.
     #[error("{0}; is it a CRIU from 1.3 on, without --tls or lazy pages?")]
     PageServer(#[from] farspace_image::page_server::Malformed),

@@ -16,6 +16,8 @@ pub(crate) const MAX_PACKED: u64 = 1 << 20;
 /// Bytes of a file's name, and of the text of a failure.
 pub(crate) const MAX_NAME: usize = 255;
 pub(crate) const MAX_TEXT: usize = 1024;
+/// Bytes of a file of the parent images: a pagemap of a million runs has about 20 MiB.
+pub(crate) const MAX_CONTENT: u64 = 256 << 20;
 /// Files of one stream.
 pub(crate) const MAX_FILES: u32 = 65_536;
 /// Where a file can end at most: a process has 2^47 bytes of addresses.
@@ -33,10 +35,13 @@ mod op {
     pub(super) const END: u32 = 6;
     pub(super) const FAIL: u32 = 7;
     pub(super) const DISCARD: u32 = 8;
+    pub(super) const ASK: u32 = 9;
     pub(super) const READY: u32 = 0x101;
     pub(super) const SYNCED: u32 = 0x102;
     pub(super) const DONE: u32 = 0x103;
     pub(super) const REFUSED: u32 = 0x104;
+    pub(super) const CONTENT: u32 = 0x105;
+    pub(super) const ABSENT: u32 = 0x106;
 }
 
 /// What a stream carries.
@@ -118,6 +123,8 @@ pub(crate) enum Record {
     Packed { file: u32, extents: usize },
     /// The file ends here.
     Length { file: u32, len: u64 },
+    /// For a file of the parent images; so many bytes of name follow.
+    Ask { name_len: usize },
     /// The file is not to be kept.
     Discard { file: u32 },
     /// The receiver is to answer once it has taken everything until here.
@@ -135,6 +142,7 @@ impl Record {
             Self::Pages { file, extents } => head(op::PAGES, file, extents as u64),
             Self::Packed { file, extents } => head(op::PACKED, file, extents as u64),
             Self::Length { file, len } => head(op::LENGTH, file, len),
+            Self::Ask { name_len } => head(op::ASK, 0, name_len as u64),
             Self::Discard { file } => head(op::DISCARD, file, 0),
             Self::Sync { number } => head(op::SYNC, 0, number),
             Self::End { files, bytes } => head(op::END, files, bytes),
@@ -154,6 +162,7 @@ impl Record {
             op::PACKED => Self::Packed { file, extents: count(MAX_EXTENTS)? },
             op::LENGTH if value > MAX_LEN => return Err(Malformed::Length(value)),
             op::LENGTH => Self::Length { file, len: value },
+            op::ASK => Self::Ask { name_len: count(MAX_NAME)? },
             op::DISCARD => Self::Discard { file },
             op::SYNC => Self::Sync { number: value },
             op::END => Self::End { files: file, bytes: value },
@@ -172,6 +181,10 @@ pub(crate) enum Reply {
     Synced { number: u64 },
     /// To the end: everything has its name; bytes of all extents.
     Done { bytes: u64 },
+    /// To an ask: so many bytes of the file follow.
+    Content { len: usize },
+    /// To an ask: there is no such file, or no parent.
+    Absent,
     /// At any time: the receiver gives up; so many bytes of text follow.
     Refused { text_len: usize },
 }
@@ -183,6 +196,8 @@ impl Reply {
             Self::Ready => head(op::READY, u32::from(VERSION), u64::from_le_bytes(MAGIC)),
             Self::Synced { number } => head(op::SYNCED, 0, number),
             Self::Done { bytes } => head(op::DONE, 0, bytes),
+            Self::Content { len } => head(op::CONTENT, 0, len as u64),
+            Self::Absent => head(op::ABSENT, 0, 0),
             Self::Refused { text_len } => head(op::REFUSED, 0, text_len as u64),
         }
     }
@@ -195,6 +210,9 @@ impl Reply {
             op::READY => Ok(Self::Ready),
             op::SYNCED => Ok(Self::Synced { number: value }),
             op::DONE => Ok(Self::Done { bytes: value }),
+            op::CONTENT if value <= MAX_CONTENT => Ok(Self::Content { len: value as usize }),
+            op::CONTENT => Err(Malformed::Length(value)),
+            op::ABSENT => Ok(Self::Absent),
             op::REFUSED if (1..=MAX_TEXT as u64).contains(&value) => {
                 Ok(Self::Refused { text_len: value as usize })
             }
@@ -266,6 +284,7 @@ mod tests {
             Record::Packed { file: u32::MAX, extents: 1 },
             Record::Length { file: 0, len: MAX_LEN },
             Record::Discard { file: 5 },
+            Record::Ask { name_len: 1 },
             Record::Sync { number: u64::MAX },
             Record::End { files: 9, bytes: u64::MAX },
             Record::Fail { text_len: 1024 },
@@ -275,6 +294,8 @@ mod tests {
             Reply::Ready,
             Reply::Synced { number: 7 },
             Reply::Done { bytes: 8 },
+            Reply::Content { len: 9 },
+            Reply::Absent,
             Reply::Refused { text_len: 1 },
         ];
         assert!(replies.iter().all(|r| Reply::decode(&r.encode()) == Ok(*r)));
@@ -298,7 +319,7 @@ mod tests {
         #[test]
         fn any_head(bytes: [u8; HEAD]) {
             match Record::decode(&bytes) {
-                Ok(Record::Open { name_len, .. }) => prop_assert!((1..=MAX_NAME).contains(&name_len)),
+                Ok(Record::Open { name_len, .. } | Record::Ask { name_len }) => prop_assert!((1..=MAX_NAME).contains(&name_len)),
                 Ok(Record::Pages { extents, .. } | Record::Packed { extents, .. }) => {
                     prop_assert!((1..=MAX_EXTENTS).contains(&extents));
                 }
@@ -310,7 +331,7 @@ mod tests {
         }
 
         #[test]
-        fn near_heads(kind in 0u32..10, small: u32, large in prop_oneof![0u64..2000, (u64::MAX - 9)..=u64::MAX]) {
+        fn near_heads(kind in 0u32..11, small: u32, large in prop_oneof![0u64..2000, (u64::MAX - 9)..=u64::MAX]) {
             if let Ok(record) = Record::decode(&head(kind, small, large)) {
                 // What has a meaning is encoded the same way, but for fields that have none.
                 prop_assert_eq!(Record::decode(&record.encode()), Ok(record));

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use farspace::Extent;
+use farspace_image::criu::{INVENTORY, ImageId};
 
 use super::StreamError;
 use super::connection::{Connection, Push, Trouble};
@@ -56,6 +57,11 @@ impl<'a> Incoming<'a> {
                 }
                 Record::Packed { file, extents } => self.packed(file, extents)?,
                 Record::Length { file, len } => self.store.set_len(file, len)?,
+                Record::Ask { name_len } => {
+                    let mut name = vec![0; name_len];
+                    self.receive(&mut name)?;
+                    self.content(frame::check_name(&name)?)?;
+                }
                 Record::Discard { file } => self.store.discard(file)?,
                 Record::Sync { number } => self.answer(Reply::Synced { number })?,
                 Record::End { files, bytes } => {
@@ -69,6 +75,19 @@ impl<'a> Incoming<'a> {
                     self.receive(&mut text)?;
                     return Err(Failure::Trouble(StreamError::Peer(frame::readable(&text)).into()));
                 }
+            }
+        }
+    }
+
+    /// Answers with a file of the parent images: only what a sender needs to know what they have.
+    fn content(&mut self, name: &str) -> Result<(), Failure> {
+        let is_asked_for = name == INVENTORY || ImageId::from_pagemap_name(name).is_some();
+        match self.store.parent_file(name)?.filter(|_| is_asked_for) {
+            None => self.answer(Reply::Absent),
+            Some(bytes) => {
+                self.answer(Reply::Content { len: bytes.len() })?;
+                let step = &mut self.step;
+                Ok(self.connection.send(&bytes, Push::Now, &mut || step(0))?)
             }
         }
     }

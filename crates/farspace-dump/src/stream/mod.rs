@@ -9,6 +9,7 @@
 //! | pages | places in a file (offset and length, at most 1024), then their bytes, straight from the pages of the target |
 //! | packed | the same, the bytes (at most 1 MiB) compressed by zstd |
 //! | length | where a file ends; what wasn't written is holes |
+//! | ask | name of a file of the parent images (inventory or pagemap); the receiver answers with it |
 //! | discard | a file that is not to be kept after all |
 //! | sync | the receiver answers when it has taken everything until here |
 //! | end | how many files and bytes there were; the receiver compares, gives them their names, and answers |
@@ -25,6 +26,7 @@
 //! | `packer` | zstd |
 //! | `pump` | from a socket into a file |
 //! | `outgoing` | the sender |
+//! | `images` | the images of a pre-dump as a stream |
 //! | `incoming` | what a receiver does with the records |
 //! | `receiver` | waiting for senders, and the files |
 
@@ -32,6 +34,7 @@ mod address;
 mod connection;
 mod error;
 mod frame;
+mod images;
 mod incoming;
 mod outgoing;
 mod packer;
@@ -45,6 +48,7 @@ pub(crate) use connection::{Connection, Push, Trouble, Wait};
 pub use error::StreamError;
 pub(crate) use frame::Kind;
 pub use frame::Malformed;
+pub use images::StreamImages;
 pub(crate) use incoming::Failure;
 pub(crate) use outgoing::{Outgoing, Step};
 pub(crate) use pump::{Leak, Pump};

@@ -1,6 +1,7 @@
 //! The sending side: files, written piece by piece in any order, to a receiver that gives them their names at the end.
 
 use std::ops::ControlFlow;
+use std::os::fd::BorrowedFd;
 
 use farspace::{Extent, Sink, Transfer};
 use farspace_sys::memory::Memory;
@@ -75,6 +76,43 @@ impl Outgoing {
     /// Says where a file ends.
     pub(crate) fn set_len(&mut self, file: u32, len: u64) -> Result<()> {
         self.record(Record::Length { file, len }, &[], Push::Later)
+    }
+
+    /// A file of the parent images, which the receiver has; `None` if it has no such file.
+    pub(crate) fn ask(&mut self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.record(Record::Ask { name_len: name.len() }, name.as_bytes(), Push::Now)?;
+        match self.connection.reply(&mut || ControlFlow::Continue(())).map_err(|e| self.fail(e))? {
+            Reply::Absent => Ok(None),
+            Reply::Content { len } => {
+                let mut bytes = vec![0; len];
+                self.connection
+                    .receive(&mut bytes, &mut || ControlFlow::Continue(()))
+                    .map_err(|e| self.fail(e))?;
+                Ok(Some(bytes))
+            }
+            _ => Err(self.error(Malformed::Protocol.into())),
+        }
+    }
+
+    /// True if bytes are to be packed.
+    pub(crate) fn packs(&self) -> bool {
+        self.packer.is_some()
+    }
+
+    /// Says that so many bytes for a place in a file come next, by [`Self::fd`].
+    pub(crate) fn announce(&mut self, file: u32, offset: u64, len: u64) -> Result<()> {
+        self.head(Record::Pages { file, extents: 1 }, &[Extent { offset, len }], Push::Later)
+    }
+
+    /// The socket.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.connection.fd()
+    }
+
+    /// Packs at most [`MAX_PACKED`] bytes for a place in a file.
+    pub(crate) fn packed_at(&mut self, file: u32, offset: u64, bytes: &[u8]) -> Result<()> {
+        let place = [Extent { offset, len: bytes.len() as u64 }];
+        self.pack(file, &place, |into| into.extend(bytes))
     }
 
     /// Has the receiver forget a file.
@@ -187,8 +225,7 @@ impl Outgoing {
         places: &[Extent],
         step: Step<'_>,
     ) -> Result<u64> {
-        let Some(mut packer) = self.packer.take() else { return Ok(0) };
-        let (packed, missing) = packer.pack(|bytes| {
+        let missing = self.pack(file, places, |bytes| {
             let mut missing = 0;
             for run in runs {
                 let at = bytes.len();
@@ -196,16 +233,27 @@ impl Outgoing {
                 missing += read_or_zeros(memory, run.base, &mut bytes[at..]);
             }
             missing
-        });
+        })?;
+        self.step(step, plan::total(runs))?;
+        Ok(missing)
+    }
+
+    /// Packs what `fill` makes; and what it returns.
+    fn pack<T: Default>(
+        &mut self,
+        file: u32,
+        places: &[Extent],
+        fill: impl FnOnce(&mut Vec<u8>) -> T,
+    ) -> Result<T> {
+        let Some(mut packer) = self.packer.take() else { return Ok(T::default()) };
+        let (packed, filled) = packer.pack(fill);
         let sent = packed.map_err(|e| self.error(StreamError::Broken(e))).and_then(|packed| {
             self.head(Record::Packed { file, extents: places.len() }, places, Push::Later)?;
             self.send(&(packed.len() as u64).to_le_bytes(), Push::Later)?;
             self.send(packed, Push::Later)
         });
         self.packer = Some(packer);
-        sent?;
-        self.step(step, plan::total(runs))?;
-        Ok(missing)
+        sent.map(|()| filled)
     }
 
     fn step(&self, step: Step<'_>, bytes: u64) -> Result<()> {
@@ -245,7 +293,7 @@ impl Outgoing {
         }
     }
 
-    fn error(&self, source: StreamError) -> Error {
+    pub(crate) fn error(&self, source: StreamError) -> Error {
         Error::Stream { peer: self.peer.clone(), source }
     }
 

@@ -83,13 +83,21 @@ impl Receiver {
     /// Waits for a sender and writes what it sends to `path`: a file, or a directory if it sends several. Where `path` is a
     /// directory that exists a single file goes into it, under the name that it was sent with.
     ///
+    /// `parent` is the image directory that a pre-dump continues, if there is one.
+    ///
     /// Who connects and doesn't say hello properly is turned away, and the waiting goes on. `step` is told the bytes of
     /// each step, 0 where nothing moves; `Break` ends it.
     ///
     /// # Errors
     ///
     /// The sender gives up, breaks the protocol or the connection; the files can't be written. Nothing of it is left.
-    pub fn receive(&self, path: &Path, options: &ReceiveOptions, step: Step<'_>) -> Result<ReceiveReport> {
+    pub fn receive(
+        &self,
+        path: &Path,
+        parent: Option<&Path>,
+        options: &ReceiveOptions,
+        step: Step<'_>,
+    ) -> Result<ReceiveReport> {
         let mut turned_away = Vec::new();
         let (connection, sender, kind) = loop {
             let (connection, sender) = self.accept(options.timeout, step)?;
@@ -115,7 +123,7 @@ impl Receiver {
             }
             error
         };
-        let mut store = Store::new(path, kind, options.overwrite).map_err(|e| failed(e.into()))?;
+        let mut store = Store::new(path, parent, kind, options.overwrite).map_err(|e| failed(e.into()))?;
         let ready = connection.send(&Reply::Ready.encode(), Push::Now, &mut || step(0));
         let received = match ready {
             Ok(()) => Incoming::new(&connection, &mut store, step).run(),
@@ -180,6 +188,7 @@ pub(crate) struct Store {
     path: PathBuf,
     overwrite: bool,
     names: Vec<String>,
+    parent: Option<PathBuf>,
     shape: Shape,
 }
 
@@ -190,13 +199,22 @@ enum Shape {
 }
 
 impl Store {
-    pub(crate) fn new(path: &Path, kind: Kind, overwrite: bool) -> Result<Self> {
+    pub(crate) fn new(path: &Path, parent: Option<&Path>, kind: Kind, overwrite: bool) -> Result<Self> {
+        let failed =
+            |parent: &Path, e: io::Error| Error::Parent { path: parent.to_owned(), source: e.into() };
+        let parent = parent.map(|p| p.canonicalize().map_err(|e| failed(p, e))).transpose()?;
         let shape = match kind {
             Kind::File if path.is_dir() => Shape::File(None),
             Kind::File => Shape::File(Some(Output::create(path, overwrite)?)),
-            Kind::Directory => Shape::Directory(OutputDirectory::create(path)?, Vec::new()),
+            Kind::Directory => {
+                let directory = OutputDirectory::create(path)?;
+                if let Some(parent) = &parent {
+                    directory.link_parent(parent)?;
+                }
+                Shape::Directory(directory, Vec::new())
+            }
         };
-        Ok(Self { path: path.to_owned(), overwrite, names: Vec::new(), shape })
+        Ok(Self { path: path.to_owned(), overwrite, names: Vec::new(), parent, shape })
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -221,6 +239,18 @@ impl Store {
         }
         self.names.push(name.to_owned());
         Ok(())
+    }
+
+    /// A file of the parent images, if there is one.
+    pub(crate) fn parent_file(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let Some(parent) = &self.parent else { return Ok(None) };
+        let path = parent.join(name);
+        let failed = |e: io::Error| Error::Parent { path: path.clone(), source: e.into() };
+        match std::fs::metadata(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Ok(found) if found.len() > frame::MAX_CONTENT => Err(failed(io::ErrorKind::FileTooLarge.into())),
+            _ => std::fs::read(&path).map(Some).map_err(failed),
+        }
     }
 
     pub(crate) fn set_len(&self, file: u32, len: u64) -> Result<(), Failure> {

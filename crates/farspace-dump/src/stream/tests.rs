@@ -48,7 +48,7 @@ impl Stage {
             let go_on = &mut |_| {
                 if begin.elapsed() > 20 * SOON { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
-            let received = receiver.receive(&self.output(), &options, go_on);
+            let received = receiver.receive(&self.output(), None, &options, go_on);
             drop(receiver);
             (received, sender.join().expect("no panic"))
         })
