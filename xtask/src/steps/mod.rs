@@ -1,4 +1,5 @@
-//! The steps of `cargo xtask test`, one file each, in their order. Their limits add up to less than an hour.
+//! The steps of `cargo xtask test`, one file each, in their order. Their limits end what hangs; together they are more than
+//! all of it takes.
 
 mod build;
 mod clippy;
