@@ -10,6 +10,7 @@ mod addr;
 pub mod boot;
 pub mod exec;
 pub mod mailbox;
+pub mod native;
 pub mod region;
 pub mod vcpu;
 

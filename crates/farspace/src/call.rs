@@ -1,4 +1,6 @@
 //! process_vmsplice as a safe function.
+//!
+//! Invariants: SAFETY.md, 12.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -6,7 +8,9 @@ use farspace_abi::RemoteIoVec;
 use farspace_abi::mailbox::MAX_IOV;
 use rustix::io::Errno;
 
-use crate::{Error, Result, SpliceFlags, raw};
+use crate::backend::native::Native;
+use crate::backend::{self, Backend as _, SpliceCall, stock};
+use crate::{Error, Result, SpliceFlags};
 
 /// Names a process.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +25,8 @@ pub enum TargetId<'a> {
 ///
 /// Waits only for the first free slot of the pipe, then inserts what fits: short counts are normal. The bytes
 /// are those of the page during or after the call; a later write by the target may still show until the pipe
-/// is drained. Each call attaches to the target and detaches again; [`Target`](crate::Target) does that once.
+/// is drained. On a stock kernel each call attaches to the target and detaches again; [`Target`](crate::Target) does that
+/// once.
 ///
 /// # Errors
 ///
@@ -47,6 +52,13 @@ pub fn process_vmsplice(
     if iov.is_empty() {
         return Ok(0);
     }
-    let pid = raw::check_pipe_and_target(id, fd, flags).map_err(error)?;
-    raw::transfer(pid, fd, iov, flags).map(|(bytes, _)| bytes)
+    let backend = backend::splicing();
+    if backend.name() == Native.name() {
+        let (pid, fd, iov, nr_segs) = (id, fd.as_raw_fd(), iov.as_ptr(), iov.len());
+        // SAFETY: the slice and the descriptor are the caller's, and outlive the call.
+        let done = unsafe { backend.vmsplice(&SpliceCall { pid, fd, iov, nr_segs, flags: flags.bits() }) };
+        return done.map_err(error);
+    }
+    let pid = stock::check_pipe_and_target(id, fd, flags).map_err(error)?;
+    stock::transfer(pid, fd, iov, flags)
 }

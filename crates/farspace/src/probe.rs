@@ -11,24 +11,21 @@
 
 use std::io::Read;
 use std::os::fd::AsRawFd;
-use std::ptr;
 
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
 mod child;
 mod mapping;
+mod native;
 mod tracking;
 
 pub use child::{ProbeChild, RseqConfiguration, SuspendSeccomp};
+pub use native::{native_vm_exec, native_vmsplice};
 pub use tracking::{WriteTracking, write_tracking};
 
 use mapping::Mapping;
 
-/// Number of `process_vmsplice` in kernels that have it (SPEC.md section 1).
-const NR_PROCESS_VMSPLICE: libc::c_long = 548;
-/// Number of `process_vm_exec` in kernels that have it (SPEC.md section 2).
-const NR_PROCESS_VM_EXEC: libc::c_long = 549;
 /// `arch_prctl` code that reads the shadow stack state (arch/x86/include/uapi/asm/prctl.h).
 const ARCH_SHSTK_STATUS: libc::c_long = 0x5005;
 /// `kcmp` type that compares address spaces (include/uapi/linux/kcmp.h).
@@ -42,39 +39,6 @@ fn last_errno() -> Errno {
 /// Turns a raw system call's return value into a result.
 fn check(value: libc::c_long) -> Result<u64, Errno> {
     u64::try_from(value).map_err(|_| last_errno())
-}
-
-/// Tells whether the kernel has `process_vmsplice`.
-///
-/// # Errors
-///
-/// ENOSYS where it has not; anything but EINVAL for an unknown flag also counts as absent and is returned.
-pub fn native_vmsplice() -> Result<(), Errno> {
-    // SAFETY: with an unknown flag a kernel that has the call looks at no other argument (SPEC.md, first
-    // row of the table), and one that has not returns ENOSYS. All pointers are null.
-    let value = unsafe { libc::syscall(NR_PROCESS_VMSPLICE, 0, -1, ptr::null::<u8>(), 0usize, u32::MAX) };
-    native_answer(value)
-}
-
-/// Tells whether the kernel has `process_vm_exec`.
-///
-/// # Errors
-///
-/// As [`native_vmsplice`].
-pub fn native_vm_exec() -> Result<(), Errno> {
-    let null = ptr::null::<u8>();
-    // SAFETY: unknown flags are refused before any pointer is looked at, and all pointers are null.
-    let value = unsafe { libc::syscall(NR_PROCESS_VM_EXEC, 0, null, u64::MAX, null, null, 0usize) };
-    native_answer(value)
-}
-
-/// EINVAL for a flag that nobody knows is the one answer that only the real call gives.
-fn native_answer(value: libc::c_long) -> Result<(), Errno> {
-    match check(value) {
-        Err(Errno::INVAL) => Ok(()),
-        Err(errno) => Err(errno),
-        Ok(_) => Err(Errno::NOSYS),
-    }
 }
 
 /// Tells whether vmsplice(2) maps pages into a pipe (`true`) or copies them (`false`).

@@ -12,10 +12,11 @@ use farspace_sys::process::Mapping;
 use farspace_sys::{memory, pipe};
 use rustix::io::Errno;
 
+use crate::backend::{self, Forced};
 use crate::share::FarCopy;
 use crate::sink::Sink;
 use crate::transfer::{Progress, Source, Transfer};
-use crate::{Error, Mechanism, Report, Result, Snapshot, SpliceFlags, copy};
+use crate::{Error, Mechanism, Report, Result, Snapshot, SpliceFlags, copy, native};
 
 /// How to attach.
 #[derive(Clone, Debug)]
@@ -36,7 +37,8 @@ impl Default for AttachOptions {
 
 /// A process whose memory is reached, until the handle is dropped or [detached](Target::detach).
 ///
-/// One thread of the target is held for about 0.1 ms by the attach; nothing else stops it.
+/// By the kernel's own calls, nothing in the target is touched. Else one thread of it is held for about 0.1 ms by the
+/// attach; nothing else stops it.
 #[derive(Debug)]
 pub struct Target {
     pid: i32,
@@ -44,11 +46,13 @@ pub struct Target {
     report: Report,
     pipe_bytes: usize,
     pipe: Option<Arc<BoundedPipe>>,
+    own_pipe: Option<OwnPipe>,
 }
 
 /// The ways to reach the memory.
 #[derive(Debug)]
 enum Reach {
+    Native(native::Space),
     Agent(Arc<Agent>),
     Copy(Memory),
     ReadV,
@@ -56,16 +60,29 @@ enum Reach {
 
 /// The pipe of the handle; made when first needed.
 #[derive(Debug)]
-pub(crate) struct BoundedPipe {
+pub(crate) struct BoundedPipe<W = RemoteFd> {
     pub(crate) read: OwnedFd,
     /// Bytes of room that it was made with, and that it has now.
     full: usize,
     room: AtomicUsize,
     /// The agent's write end. This process has none, so a dead agent is an end of file.
-    pub(crate) write: RemoteFd,
+    pub(crate) write: W,
 }
 
-impl BoundedPipe {
+/// The same where this process fills it itself.
+pub(crate) type OwnPipe = BoundedPipe<OwnedFd>;
+
+impl OwnPipe {
+    pub(crate) fn reader(&self) -> BorrowedFd<'_> {
+        self.read.as_fd()
+    }
+
+    pub(crate) fn writer(&self) -> BorrowedFd<'_> {
+        self.write.as_fd()
+    }
+}
+
+impl<W> BoundedPipe<W> {
     /// Gives the empty pipe at most this much room.
     pub(crate) fn fit(&self, bytes: usize) {
         let wanted = self.full.min(bytes);
@@ -97,39 +114,26 @@ impl Target {
     /// As [`Target::attach`]; with a mechanism that was asked for, also why it can't be.
     pub fn attach_with(pid: i32, options: &AttachOptions) -> Result<Self> {
         memory::check_access(pid)?;
-        let mut reasons = Vec::new();
-        let mut stop = Duration::ZERO;
-        let (reach, mechanism) = match options.mechanism {
-            Some(Mechanism::Native) => {
-                return Err(Error::new("use the native system call on the memory", pid, Errno::NOSYS));
-            }
-            Some(Mechanism::PidMem) => (Reach::Copy(Memory::open(pid)?), Mechanism::PidMem),
-            Some(Mechanism::ReadV) => (Reach::ReadV, Mechanism::ReadV),
-            wanted => {
-                reasons.push("native: this kernel has no process_vmsplice".to_owned());
-                match inject::infect(pid, options.stop_timeout) {
-                    Ok((agent, held)) => {
-                        stop = held;
-                        (Reach::Agent(agent), Mechanism::Agent)
-                    }
-                    Err(error) if wanted.is_some() || matches!(error, inject::Error::Gone { .. }) => {
-                        return Err(error.into());
-                    }
-                    Err(error) => {
-                        reasons.push(format!("agent: {error}"));
-                        match Memory::open(pid) {
-                            Ok(memory) => (Reach::Copy(memory), Mechanism::PidMem),
-                            Err(error) => {
-                                reasons.push(format!("pidmem: {error}"));
-                                (Reach::ReadV, Mechanism::ReadV)
-                            }
-                        }
-                    }
-                }
-            }
+        let mut found = match options.mechanism {
+            Some(mechanism) => Found::one(pid, mechanism, options)?,
+            None => Found::best(pid, options)?,
         };
+        if let Reach::Native(space) = &found.reach {
+            // A thread stands for its process.
+            found.pid = space.pid();
+        }
+        let Found { pid, reach, mechanism, reasons, stop } = found;
         let report = Report { mechanism, reasons, stop };
-        Ok(Self { pid, reach, report, pipe_bytes: options.pipe_bytes, pipe: None })
+        Ok(Self { pid, reach, report, pipe_bytes: options.pipe_bytes, pipe: None, own_pipe: None })
+    }
+
+    /// Attaches without the kernel's calls.
+    pub(crate) fn attach_stock(pid: i32) -> Result<Self> {
+        memory::check_access(pid)?;
+        let options = AttachOptions::default();
+        let Found { pid, reach, mechanism, reasons, stop } = Found::stock(pid, &options, Vec::new())?;
+        let report = Report { mechanism, reasons, stop };
+        Ok(Self { pid, reach, report, pipe_bytes: options.pipe_bytes, pipe: None, own_pipe: None })
     }
 
     /// The target.
@@ -152,7 +156,11 @@ impl Target {
         if iov.len() > farspace_abi::mailbox::MAX_IOV {
             return Err(Error::new("map the memory", self.pid, Errno::INVAL));
         }
-        let Reach::Agent(agent) = &self.reach else { return copy::vmsplice(self.pid, pipe, iov, flags) };
+        let agent = match &self.reach {
+            Reach::Agent(agent) => agent,
+            Reach::Native(space) => return self.vmsplice_by_kernel(space, pipe, iov, flags),
+            Reach::Copy(_) | Reach::ReadV => return copy::vmsplice(self.pid, pipe, iov, flags),
+        };
         agent.check()?;
         let remote = agent.send_fd(pipe)?;
         loop {
@@ -177,6 +185,21 @@ impl Target {
         }
     }
 
+    fn vmsplice_by_kernel(
+        &self,
+        space: &native::Space,
+        pipe: BorrowedFd<'_>,
+        iov: &[RemoteIoVec],
+        flags: SpliceFlags,
+    ) -> Result<usize> {
+        space.check()?;
+        let done = space.vmsplice(pipe, iov, (flags - SpliceFlags::PIDFD).bits());
+        // It has acted on what the process had at that moment.
+        space.check()?;
+        let at = iov.first().map_or_else(Default::default, |segment| segment.base);
+        done.map_err(|errno| Error::new("map the memory", self.pid, errno).at(at))
+    }
+
     /// Moves ranges of the target into a sink. `progress` is given the bytes of each step.
     ///
     /// Stops at the first page that can't be had and says where: [`Transfer::stopped`].
@@ -191,6 +214,13 @@ impl Target {
         progress: Progress<'_>,
     ) -> Result<Transfer> {
         self.open_pipe()?;
+        if let (Reach::Native(space), Some(pipe)) = (&self.reach, &self.own_pipe) {
+            space.check()?;
+            let stream = native::Stream { pid: self.pid, space, pipe };
+            let done = Source::Native(stream).transfer(self.pid, ranges, sink, progress)?;
+            space.check()?;
+            return Ok(done);
+        }
         let source = match (&self.reach, &self.pipe) {
             (Reach::Agent(agent), Some(pipe)) => {
                 agent.check()?;
@@ -204,15 +234,12 @@ impl Target {
 
     /// The agent's own pid, if there is one: a process of its own, or a thread of the target.
     pub fn agent_pid(&self) -> Option<i32> {
-        match &self.reach {
-            Reach::Agent(agent) => Some(agent.agent_pid()),
-            _ => None,
-        }
+        self.present_agent().map(|agent| agent.agent_pid())
     }
 
     /// True for the mappings that farspace itself has made in the target.
     pub fn owns(&self, mapping: &Mapping) -> bool {
-        matches!(&self.reach, Reach::Agent(agent) if agent.owns(mapping))
+        self.present_agent().is_some_and(|agent| agent.owns(mapping))
     }
 
     /// Stops all threads of the target until the result is dropped or thawed.
@@ -233,21 +260,23 @@ impl Target {
     ///
     /// EAGAIN, ENOMEM as fork(2); EOPNOTSUPP without an agent.
     pub fn snapshot(&mut self) -> Result<Snapshot> {
-        self.open_pipe()?;
-        match (&self.reach, &self.pipe) {
-            (Reach::Agent(agent), Some(pipe)) => {
-                agent.check()?;
-                Snapshot::fork(self.pid, agent, pipe)
-            }
-            _ => Err(Error::new("fork a snapshot without an agent", self.pid, Errno::OPNOTSUPP)),
+        const WHAT: &str = "fork a snapshot without an agent";
+        if self.pipe.is_none() {
+            let agent = Arc::clone(self.agent(WHAT)?);
+            self.pipe = Some(self.agents_pipe(&agent)?);
         }
+        let (agent, pipe) = (self.agent(WHAT)?, self.pipe.as_ref());
+        agent.check()?;
+        let pipe = pipe.ok_or_else(|| Error::new(WHAT, self.pid, Errno::OPNOTSUPP))?;
+        Snapshot::fork(self.pid, agent, pipe)
     }
 
     /// The agent, for what can't be done without one.
     pub(crate) fn agent(&self, operation: &'static str) -> Result<&Arc<Agent>> {
         match &self.reach {
             Reach::Agent(agent) => Ok(agent),
-            _ => {
+            Reach::Native(space) => space.agent(),
+            Reach::Copy(_) | Reach::ReadV => {
                 let error = Error::new(operation, self.pid, Errno::OPNOTSUPP);
                 let why = self.report.reasons.iter().find_map(|reason| reason.strip_prefix("agent: "));
                 let why = why.unwrap_or("another mechanism was asked for").to_owned();
@@ -256,15 +285,47 @@ impl Target {
         }
     }
 
+    /// The agent, if there is one.
+    pub(crate) fn present_agent(&self) -> Option<&Arc<Agent>> {
+        match &self.reach {
+            Reach::Agent(agent) => Some(agent),
+            Reach::Native(space) => space.present_agent(),
+            Reach::Copy(_) | Reach::ReadV => None,
+        }
+    }
+
+    /// The address space, where the kernel makes calls in it.
+    pub(crate) fn native_calls(&self) -> Option<&native::Space> {
+        match &self.reach {
+            Reach::Native(space) if backend::native::has_vm_exec() => Some(space),
+            _ => None,
+        }
+    }
+
+    /// Makes the pipe for [`Target::splice`], if there is none yet.
     fn open_pipe(&mut self) -> Result<()> {
-        if let (Reach::Agent(agent), None) = (&self.reach, &self.pipe) {
-            let (read, write, room) = pipe::with_room(self.pipe_bytes)
-                .map_err(|e| Error::new("make a pipe for the memory", self.pid, e))?;
-            let write = agent.send_fd(write.as_fd())?;
-            let pipe = BoundedPipe { read, full: room, room: AtomicUsize::new(room), write };
-            self.pipe = Some(Arc::new(pipe));
+        match &self.reach {
+            Reach::Native(_) if self.own_pipe.is_none() => {
+                let (read, write, full) = self.bare_pipe()?;
+                self.own_pipe = Some(BoundedPipe { read, full, room: AtomicUsize::new(full), write });
+            }
+            Reach::Agent(agent) if self.pipe.is_none() => {
+                let agent = Arc::clone(agent);
+                self.pipe = Some(self.agents_pipe(&agent)?);
+            }
+            _ => {}
         }
         Ok(())
+    }
+
+    fn agents_pipe(&self, agent: &Arc<Agent>) -> Result<Arc<BoundedPipe>> {
+        let (read, write, full) = self.bare_pipe()?;
+        let write = agent.send_fd(write.as_fd())?;
+        Ok(Arc::new(BoundedPipe { read, full, room: AtomicUsize::new(full), write }))
+    }
+
+    fn bare_pipe(&self) -> Result<(OwnedFd, OwnedFd, usize)> {
+        pipe::with_room(self.pipe_bytes).map_err(|e| Error::new("make a pipe for the memory", self.pid, e))
     }
 
     /// Leaves the target as it was.
@@ -274,10 +335,85 @@ impl Target {
     /// The agent doesn't end in time; it removes itself as soon as it runs again.
     pub fn detach(mut self) -> Result<()> {
         self.pipe = None;
-        match &self.reach {
-            Reach::Agent(agent) => Ok(agent.leave()?),
-            _ => Ok(()),
+        match self.present_agent() {
+            Some(agent) => Ok(agent.leave()?),
+            None => Ok(()),
         }
+    }
+}
+
+/// What an attach has found.
+struct Found {
+    pid: i32,
+    reach: Reach,
+    mechanism: Mechanism,
+    reasons: Vec<String>,
+    stop: Duration,
+}
+
+impl Found {
+    fn new(pid: i32, reach: Reach, mechanism: Mechanism, reasons: Vec<String>) -> Self {
+        Self { pid, reach, mechanism, reasons, stop: Duration::ZERO }
+    }
+
+    /// What was asked for, or why it can't be.
+    fn one(pid: i32, mechanism: Mechanism, options: &AttachOptions) -> Result<Self> {
+        let reach = match mechanism {
+            Mechanism::Native if backend::native::has_vmsplice() => {
+                Reach::Native(native::Space::of(pid, options.stop_timeout)?)
+            }
+            Mechanism::Native => {
+                return Err(Error::new("use the native system call on the memory", pid, Errno::NOSYS));
+            }
+            Mechanism::Agent => return Self::agent(pid, options, Vec::new()),
+            Mechanism::PidMem => Reach::Copy(Memory::open(pid)?),
+            Mechanism::ReadV => Reach::ReadV,
+        };
+        Ok(Self::new(pid, reach, mechanism, Vec::new()))
+    }
+
+    /// The best that works.
+    fn best(pid: i32, options: &AttachOptions) -> Result<Self> {
+        let refused = |errno, why: String| {
+            Err(Error::new("use the native system call on the memory", pid, errno).because(why))
+        };
+        let reason = match backend::forced() {
+            Forced::Unknown | Forced::Native if backend::check().is_err() => {
+                return refused(Errno::NOSYS, backend::check().err().unwrap_or_default());
+            }
+            Forced::Stock => format!("native: {}=stock asks for another", backend::VARIABLE),
+            Forced::Native | Forced::No | Forced::Unknown if backend::native::has_vmsplice() => {
+                match native::Space::of(pid, options.stop_timeout) {
+                    Ok(space) => {
+                        return Ok(Self::new(pid, Reach::Native(space), Mechanism::Native, Vec::new()));
+                    }
+                    Err(error) if error.errno() == Errno::SRCH => return Err(error),
+                    Err(error) => format!("native: {error}"),
+                }
+            }
+            _ => "native: this kernel has no process_vmsplice".to_owned(),
+        };
+        Self::stock(pid, options, vec![reason])
+    }
+
+    /// The best that works without the kernel's calls.
+    fn stock(pid: i32, options: &AttachOptions, mut reasons: Vec<String>) -> Result<Self> {
+        match Self::agent(pid, options, reasons.clone()) {
+            Err(error) if error.errno() != Errno::SRCH => reasons.push(format!("agent: {error}")),
+            done => return done,
+        }
+        match Memory::open(pid) {
+            Ok(memory) => Ok(Self::new(pid, Reach::Copy(memory), Mechanism::PidMem, reasons)),
+            Err(error) => {
+                reasons.push(format!("pidmem: {error}"));
+                Ok(Self::new(pid, Reach::ReadV, Mechanism::ReadV, reasons))
+            }
+        }
+    }
+
+    fn agent(pid: i32, options: &AttachOptions, reasons: Vec<String>) -> Result<Self> {
+        let (agent, stop) = inject::infect(pid, options.stop_timeout)?;
+        Ok(Self { stop, ..Self::new(pid, Reach::Agent(agent), Mechanism::Agent, reasons) })
     }
 }
 

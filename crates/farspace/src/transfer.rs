@@ -12,11 +12,12 @@ use farspace_sys::memory::{self, Memory};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::pipe::{SpliceFlags, splice};
 
+use crate::drain::Drain;
+use crate::native;
 use crate::send::Send;
 use crate::share::{FarCopy, Work, locate};
-use crate::sink::{Sink, wait_a_while};
+use crate::sink::Sink;
 use crate::target::BoundedPipe;
 use crate::{Error, Result};
 
@@ -45,6 +46,8 @@ pub struct Transfer {
 pub(crate) enum Source<'a> {
     /// A task in the address space maps its pages into the pipe.
     Pages { channel: Channel<'a>, pipe: &'a BoundedPipe, agent: &'a Arc<Agent>, far: FarCopy<'a> },
+    /// The kernel does that itself.
+    Native(native::Stream<'a>),
     /// /proc/PID/mem.
     Memory(&'a Memory),
     /// process_vm_readv(2).
@@ -59,8 +62,10 @@ impl Source<'_> {
         sink: &mut Sink<'_>,
         progress: Progress<'_>,
     ) -> Result<Transfer> {
-        if let Self::Pages { pipe, .. } = self {
-            pipe.fit(sink.best_pipe_bytes());
+        match self {
+            Self::Pages { pipe, .. } => pipe.fit(sink.best_pipe_bytes()),
+            Self::Native(stream) => stream.pipe.fit(sink.best_pipe_bytes()),
+            Self::Memory(_) | Self::ReadV => {}
         }
         match Work::shared(ranges, &sink.places(ranges), sink.fd) {
             Some(work) => self.share(pid, ranges, &work, sink, progress),
@@ -112,6 +117,7 @@ impl Source<'_> {
             Self::Pages { channel, pipe, agent, .. } => {
                 PageStream { pid, channel: *channel, pipe, agent }.run(ranges, sink, progress)
             }
+            Self::Native(stream) => stream.run(ranges, sink, progress),
             Self::Memory(memory) => {
                 by_copy(pid, ranges, sink, progress, |at, buffer| memory.read(at, buffer))
             }
@@ -133,6 +139,7 @@ impl Source<'_> {
     ) -> Result<Transfer> {
         let copy = match self {
             Self::Pages { far, .. } => Some(*far),
+            Self::Native(_) => Some(FarCopy::ReadV(pid)),
             Self::Memory(memory) => Some(FarCopy::Memory(memory)),
             Self::ReadV => None,
         };
@@ -156,6 +163,9 @@ impl Source<'_> {
         {
             // That went by pid: it must have been the same program to the end.
             agent.check()?;
+        }
+        if let Self::Native(stream) = self {
+            stream.space.check()?;
         }
         let total = ranges.iter().map(|range| range.len).sum();
         Ok(Transfer { bytes: total, stopped: None })
@@ -231,7 +241,8 @@ impl PageStream<'_> {
         let may_look = if self.agent.may_spin() { sink.looks() } else { 0 };
         let mut looks = may_look;
         while *bytes < expected {
-            let step = if copying { self.copy_out(sink, progress) } else { self.move_out(sink) };
+            let step =
+                if copying { self.drain().copy_out(sink, progress) } else { self.drain().move_out(sink) };
             match step {
                 Ok(0) => return Err(inject::Error::Gone { pid: self.pid }.into()),
                 Ok(n) => {
@@ -248,7 +259,7 @@ impl PageStream<'_> {
                     continue;
                 }
                 Err(Errno::AGAIN) => {
-                    if self.wait_filled(pending).map_err(error)? && self.is_empty().map_err(error)? {
+                    if self.wait_filled(pending).map_err(error)? && self.drain().is_empty().map_err(error)? {
                         return Ok(());
                     }
                 }
@@ -267,35 +278,8 @@ impl PageStream<'_> {
         Ok(())
     }
 
-    fn move_out(&self, sink: &mut Sink<'_>) -> std::result::Result<usize, Errno> {
-        let flags = SpliceFlags::MOVE | SpliceFlags::MORE | SpliceFlags::NONBLOCK;
-        let room = sink.room(self.pipe.room());
-        match splice(&self.pipe.read, None, sink.fd, sink.offset.as_mut(), room, flags) {
-            // EAGAIN is an empty pipe or a full, non-blocking socket.
-            Err(Errno::AGAIN) if !self.is_empty()? => {
-                wait_a_while(sink.fd, PollFlags::OUT)?;
-                Err(Errno::INTR)
-            }
-            Ok(n) => {
-                sink.advance(n);
-                Ok(n)
-            }
-            Err(errno) => Err(errno),
-        }
-    }
-
-    fn copy_out(&self, sink: &mut Sink<'_>, progress: Progress<'_>) -> std::result::Result<usize, Errno> {
-        if self.is_empty()? {
-            return Err(Errno::AGAIN);
-        }
-        let mut buffer = [0; 65536];
-        let n = rustix::io::read(&self.pipe.read, &mut buffer)?;
-        sink.write_asking(&buffer[..n], progress)?;
-        Ok(n)
-    }
-
-    fn is_empty(&self) -> std::result::Result<bool, Errno> {
-        rustix::io::ioctl_fionread(&self.pipe.read).map(|n| n == 0)
+    fn drain(&self) -> Drain<'_> {
+        Drain { pipe: self.pipe.read.as_fd(), room: self.pipe.room() }
     }
 
     /// Sleeps until the pipe has something (false) or the agent is through (true).
@@ -329,11 +313,11 @@ impl PageStream<'_> {
         let null = rustix::fs::open("/dev/null", flags, Mode::empty()).map_err(error)?;
         let mut nowhere = Sink::stream(null.as_fd());
         loop {
-            match self.move_out(&mut nowhere) {
+            match self.drain().move_out(&mut nowhere) {
                 Ok(0) => return Ok(()),
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    if self.wait_filled(pending).map_err(error)? && self.is_empty().map_err(error)? {
+                    if self.wait_filled(pending).map_err(error)? && self.drain().is_empty().map_err(error)? {
                         return Ok(());
                     }
                 }

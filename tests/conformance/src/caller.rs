@@ -3,6 +3,7 @@
 use crate::exec;
 use crate::world;
 use farspace::RemoteIoVec;
+use farspace_victims::pace;
 use libtest_mimic::Failed;
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
@@ -90,7 +91,7 @@ impl Caller {
 
     /// Its next line; that something has failed there is a failure here.
     pub(crate) fn line(&mut self) -> Result<String, Failed> {
-        match self.lines.recv_timeout(ANSWER_TIMEOUT) {
+        match self.lines.recv_timeout(pace::limit(ANSWER_TIMEOUT)) {
             Ok(line) if line.starts_with("failed: ") => Err(format!("the caller {line}").into()),
             Ok(line) => Ok(line),
             Err(_) => {

@@ -1,6 +1,7 @@
 //! A case of the specification as a row of a table.
 
 use crate::needs::{self, Need, Needs};
+use farspace_victims::pace;
 use libtest_mimic::{Failed, Trial};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -47,10 +48,11 @@ pub(crate) fn trial(
 /// victims end with their stdin.
 fn guarded(name: &str, run: impl FnOnce() -> Outcome) -> Outcome {
     let name = name.to_owned();
+    let deadline = pace::limit(DEADLINE);
     let (done, watch) = channel::<()>();
     let watchdog = std::thread::spawn(move || {
-        if watch.recv_timeout(DEADLINE) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("\n{}: not done after {DEADLINE:?}; giving up on the whole run", name);
+        if watch.recv_timeout(deadline) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("\n{}: not done after {deadline:?}; giving up on the whole run", name);
             needs::give_back();
             std::process::exit(102);
         }

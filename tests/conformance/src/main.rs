@@ -24,6 +24,10 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(1);
     let needs = needs::Needs::probe(!arguments.list);
+    if let Err(reason) = farspace::backend::check() {
+        eprintln!("{reason}");
+        return ExitCode::FAILURE;
+    }
     let backend = farspace::backend_name();
     if !arguments.list {
         println!("backend: {backend}, kernel: {}", needs.kernel());

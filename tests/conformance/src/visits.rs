@@ -8,6 +8,7 @@ use crate::world::unharmed;
 use farspace::Target;
 use farspace_victims::BLOCKING_KINDS;
 use farspace_victims::harness::{Failure, Victim};
+use farspace_victims::pace;
 use libtest_mimic::Trial;
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
@@ -153,7 +154,7 @@ fn stopped() -> Outcome {
         Ok(stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T')))
     };
     let begin = Instant::now();
-    while !is_stopped()? && begin.elapsed() < Duration::from_secs(5) {
+    while !is_stopped()? && begin.elapsed() < pace::limit(Duration::from_secs(5)) {
         std::thread::sleep(Duration::from_millis(1));
     }
     let visited = visits(pid, Ends::Served).and_then(|()| {

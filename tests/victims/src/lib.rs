@@ -22,6 +22,7 @@
 pub mod baseline;
 pub mod control;
 pub mod harness;
+pub mod pace;
 pub mod pattern;
 pub mod sys;
 pub mod witness;

@@ -1,8 +1,8 @@
 //! The witness inside every victim: a worker whose results prove that the process runs on, correctly.
 
 use crate::baseline::{Baseline, Left};
-use crate::sys;
 use crate::work::Block;
+use crate::{pace, sys};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -77,7 +77,7 @@ impl Witness {
                     Err(format!("witness: sum {sum:#x} after {rounds} rounds, expected {expected:#x}"))
                 };
             }
-            if begin.elapsed() > PROGRESS_TIMEOUT {
+            if begin.elapsed() > pace::limit(PROGRESS_TIMEOUT) {
                 return Err(format!("witness: no progress after round {first} in {PROGRESS_TIMEOUT:?}"));
             }
             sys::sleep(PAUSE)?;

@@ -1,5 +1,6 @@
 //! A guest with farspace's own programs, linked statically.
 
+use super::build::{self, Flavour, Variant};
 use crate::vm::{self, Accel, Initramfs, Vm};
 use std::path::PathBuf;
 use xshell::{Shell, cmd};
@@ -17,9 +18,15 @@ const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 /// Which machine.
 #[derive(clap::Args)]
 pub(crate) struct Machine {
-    /// The kernel's image (bzImage, vmlinuz).
+    /// The kernel's image (bzImage, vmlinuz); by default farspace's own, built if need be.
     #[arg(long, value_name = "FILE")]
-    kernel: PathBuf,
+    kernel: Option<PathBuf>,
+    /// Of farspace's own kernels: the one with everything that finds mistakes.
+    #[arg(long, conflicts_with = "kernel")]
+    debug: bool,
+    /// Of farspace's own kernels: the one without the calls.
+    #[arg(long, conflicts_with = "kernel")]
+    unpatched: bool,
     /// The guest's memory.
     #[arg(long, default_value_t = 1536)]
     memory_mib: u32,
@@ -55,6 +62,21 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
+    /// How much slower than usual the guest is; what time limits in there are multiplied with.
+    pub(super) fn slowness(&self, vm: &Vm) -> anyhow::Result<u32> {
+        let debug = if self.debug { 4 } else { 1 };
+        Ok(debug * if vm.accel()? == Accel::Kvm { 1 } else { 5 })
+    }
+
+    fn image(&self, shell: &Shell) -> anyhow::Result<PathBuf> {
+        if let Some(kernel) = &self.kernel {
+            return Ok(kernel.clone());
+        }
+        let flavour = if self.debug { Flavour::Debug } else { Flavour::Small };
+        let variant = if self.unpatched { Variant::Unpatched } else { Variant::Patched };
+        Ok(build::image(shell, flavour, variant)?.bzimage)
+    }
+
     /// The machine that they describe.
     pub(super) fn vm(&self, shell: &Shell, name: &str) -> anyhow::Result<Vm> {
         let mut files = files(shell)?;
@@ -71,7 +93,7 @@ impl Machine {
         if !self.module.is_empty() {
             files.modules(&self.modules, &self.module.iter().map(String::as_str).collect::<Vec<_>>())?;
         }
-        let mut vm = Vm::new(name, &self.kernel, files);
+        let mut vm = Vm::new(name, self.image(shell)?, files);
         (vm.memory_mib, vm.cpus, vm.accel) = (self.memory_mib, self.cpus, self.accel);
         vm.parameters.clone_from(&self.parameters);
         vm.shares.clone_from(&self.shares);

@@ -3,7 +3,7 @@
 use super::guest;
 use crate::step::Counts;
 use crate::vm::Echo;
-use anyhow::Context;
+use anyhow::ensure;
 use std::time::Duration;
 use xshell::Shell;
 
@@ -12,26 +12,28 @@ pub(crate) struct Options {
     #[command(flatten)]
     machine: guest::Machine,
     /// The backends to test, one after another.
-    #[arg(long, value_delimiter = ',', default_value = "stock")]
+    #[arg(long, value_delimiter = ',', default_value = "native,stock")]
     backends: Vec<String>,
     /// End the machine after so many seconds.
-    #[arg(long, default_value_t = 1200)]
+    #[arg(long, default_value_t = 1500)]
     limit_seconds: u64,
-    /// Only the cases whose name contains this.
-    #[arg(value_name = "CASE")]
-    cases: Vec<String>,
+    /// Passed on to the suite: names of cases, --exact, --skip NAME...
+    #[arg(last = true)]
+    suite: Vec<String>,
 }
 
 /// Runs the conformance suite for each backend.
-pub(super) fn run(shell: &Shell, options: &Options) -> anyhow::Result<bool> {
+pub(crate) fn run(shell: &Shell, options: &Options) -> anyhow::Result<bool> {
     let mut vm = options.machine.vm(shell, "test")?;
     vm.limit = Duration::from_secs(options.limit_seconds);
-    let cases = options.cases.join(" ");
+    let arguments = options.suite.join(" ");
     let suites = options.backends.iter().map(|backend| {
-        format!("FARSPACE_BACKEND={backend} farspace-conformance --color never {cases} || failed=\"$failed {backend}\"\n")
+        let suite = format!("farspace-conformance --color never {arguments}");
+        format!("FARSPACE_BACKEND={backend} {suite} || failed=\"$failed {backend}\"\n")
     });
     let script = format!(
-        "farspace doctor\nfailed=\n{}[ -z \"$failed\" ] || {{ echo \"failed:$failed\"; exit 1; }}",
+        "export FARSPACE_TEST_SLOWNESS={}\nfailed=\n{}[ -z \"$failed\" ] || {{ echo \"failed:$failed\"; exit 1; }}",
+        options.machine.slowness(&vm)?,
         suites.collect::<String>()
     );
     let outcome = vm.run(&script, Echo::Yes)?;
@@ -39,5 +41,6 @@ pub(super) fn run(shell: &Shell, options: &Options) -> anyhow::Result<bool> {
     outcome.verdict()?;
     // A suite that has said nothing has tested nothing.
     let results = outcome.output.lines().filter_map(Counts::parse).count();
-    (results == options.backends.len()).then_some(true).context("not every suite has said how it went")
+    ensure!(results == options.backends.len(), "{results} suites have said how it went");
+    Ok(true)
 }

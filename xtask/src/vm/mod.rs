@@ -129,12 +129,22 @@ impl Vm {
         qemu::interactive(&self, &folder)
     }
 
-    fn choose_accel(&mut self) -> anyhow::Result<()> {
-        if self.clock == Clock::Instructions {
-            (self.accel, self.cpus) = (Some(Accel::Tcg), 1);
+    /// What will run the guest's instructions.
+    ///
+    /// # Errors
+    /// The trial that finds it can't be prepared.
+    pub(crate) fn accel(&self) -> anyhow::Result<Accel> {
+        match (self.clock, self.accel) {
+            (Clock::Instructions, _) => Ok(Accel::Tcg),
+            (Clock::Real, Some(accel)) => Ok(accel),
+            (Clock::Real, None) => accel::best(&self.kernel),
         }
-        if self.accel.is_none() {
-            self.accel = Some(accel::best(&self.kernel)?);
+    }
+
+    fn choose_accel(&mut self) -> anyhow::Result<()> {
+        self.accel = Some(self.accel()?);
+        if self.clock == Clock::Instructions {
+            self.cpus = 1;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 use syscalls::Errno;
 
-use crate::cli::{MechanismArg, SyscallArgs};
+use crate::cli::SyscallArgs;
 use crate::engine::{Attached, CallOutcome, CallPermit, CallResult, check_call};
 use crate::failure::{CallFailed, eprint_line, errno_text};
 use crate::syscall::hexdump;
@@ -25,6 +25,8 @@ struct Report {
     outputs: Vec<OutputBuffer>,
     #[serde(skip)]
     shown: String,
+    /// Who made the call: native (process_vm_exec) or agent.
+    mechanism: String,
     stop_ns: u64,
 }
 
@@ -44,22 +46,27 @@ pub(crate) fn run(args: &SyscallArgs) -> anyhow::Result<()> {
     let permit = if args.any { CallPermit::Any } else { CallPermit::Listed };
     check_call(args.call, &args.args, permit)?;
     interrupt::watch()?;
-    // There is no other way to make a call than by the agent.
-    let target = Attached::new(args.pid, Some(MechanismArg::Agent))?;
+    let target = Attached::for_calls(args.pid)?;
+    let mechanism = target.mechanism_of(args.call);
     let outcome = target.call(args.call, &args.args, permit)?;
     let stop = target.stop();
     // Report on a target that is free again.
     drop(target);
     if args.verbose {
-        eprint_line(&format!("one thread of pid {} was held for {}", args.pid, units::time(stop)));
+        eprint_line(&match stop.is_zero() {
+            true => format!("by process_vm_exec: nothing of pid {} was stopped", args.pid),
+            false => {
+                format!("by {mechanism}: one thread of pid {} was held for {}", args.pid, units::time(stop))
+            }
+        });
     }
     let failed = matches!(outcome.result, CallResult::Errno(_));
-    let report = report(args, outcome, stop.as_nanos() as u64);
+    let report = report(args, outcome, mechanism, stop.as_nanos() as u64);
     args.report.format().print(&report, human)?;
     if failed { Err(CallFailed.into()) } else { Ok(()) }
 }
 
-fn report(args: &SyscallArgs, outcome: CallOutcome, stop_ns: u64) -> Report {
+fn report(args: &SyscallArgs, outcome: CallOutcome, mechanism: String, stop_ns: u64) -> Report {
     let (result, errno, shown) = match outcome.result {
         CallResult::Number(number) => (number as i64, None, (number as i64).to_string()),
         CallResult::Address(address) => (address as i64, None, format!("{address:#x}")),
@@ -92,6 +99,7 @@ fn report(args: &SyscallArgs, outcome: CallOutcome, stop_ns: u64) -> Report {
         error,
         outputs: outputs.collect(),
         shown,
+        mechanism,
         stop_ns,
     }
 }

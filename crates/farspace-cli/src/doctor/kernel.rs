@@ -1,6 +1,6 @@
 //! The kernel itself and the two native calls.
 
-use farspace::probe;
+use farspace::{backend, probe};
 
 use super::{Capability, Found, errno_name, read_setting};
 
@@ -13,7 +13,7 @@ pub(super) fn release() -> String {
 }
 
 pub(super) fn probe() -> Vec<Capability> {
-    vec![version(), native_vmsplice(), native_exec(), io_uring()]
+    vec![version(), native_vmsplice(), native_exec(), backend(), io_uring()]
 }
 
 fn version() -> Capability {
@@ -48,6 +48,20 @@ fn native_exec() -> Capability {
     let absent = "normal for a stock kernel; nothing in dump or splice needs it";
     Capability::probed("process_vm_exec", &probe::native_vm_exec(), there, absent)
         .remedy("optional: a kernel that has the call (number 549)")
+}
+
+/// What process_vmsplice and process_vm_exec are made of here.
+fn backend() -> Capability {
+    if let Err(reason) = backend::check() {
+        return Capability::new("backend", false, "none", &reason).remedy("unset FARSPACE_BACKEND");
+    }
+    let meaning = match backend::forced() {
+        backend::Forced::No => {
+            "the best that the probes have found; FARSPACE_BACKEND=stock|native forces one"
+        }
+        _ => "FARSPACE_BACKEND asks for it",
+    };
+    Capability::new("backend", true, backend::name(), meaning)
 }
 
 fn io_uring() -> Capability {

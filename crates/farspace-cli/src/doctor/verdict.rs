@@ -18,9 +18,10 @@ pub(crate) struct Verdict {
 impl From<&[Capability]> for Verdict {
     fn from(capabilities: &[Capability]) -> Self {
         let has = |name| capabilities.iter().any(|c| c.name == name && c.found == Found::Yes);
+        let is_stock = capabilities.iter().any(|c| c.name == "backend" && c.detail == "stock");
         let traced = has("ptrace-seize");
         let mechanism = match () {
-            () if has("process_vmsplice") => "native",
+            () if has("process_vmsplice") && !is_stock => "native",
             () if traced && has("vmsplice-zero-copy") => "agent",
             () if has("proc-mem-read") => "pidmem",
             () if has("process_vm_readv") => "readv",
@@ -60,6 +61,9 @@ mod tests {
     #[test]
     fn ladder() {
         assert_eq!(verdict(&["process_vmsplice", "proc-mem-read"]).mechanism, "native");
+        let mut forced = vec![Capability::new("process_vmsplice", true, "", "")];
+        forced.push(Capability::new("backend", true, "stock", ""));
+        assert_eq!(Verdict::from(forced.as_slice()).mechanism, "none");
         assert_eq!(verdict(&["ptrace-seize", "vmsplice-zero-copy", "proc-mem-read"]).mechanism, "agent");
         assert_eq!(verdict(&["vmsplice-zero-copy", "proc-mem-read"]).mechanism, "pidmem");
         assert_eq!(verdict(&["process_vm_readv"]).mechanism, "readv");

@@ -27,6 +27,17 @@ impl Attached {
         Ok(Self { target: Target::attach_with(pid, &options).map_err(|error| failure(&error))? })
     }
 
+    /// Attaches so that system calls can be made: by the kernel's process_vm_exec, else by an agent.
+    pub(crate) fn for_calls(pid: i32) -> Result<Self, Failure> {
+        let is_native = farspace::backend_name() == Mechanism::Native.name();
+        Self::new(pid, (!is_native).then_some(MechanismArg::Agent))
+    }
+
+    /// Who makes a call.
+    pub(crate) fn mechanism_of(&self, call: crate::syscall::Call) -> String {
+        self.target.mechanism_of_call(call.nr).to_string()
+    }
+
     /// How memory is read.
     pub(crate) fn mechanism(&self) -> String {
         self.target.report().mechanism.to_string()

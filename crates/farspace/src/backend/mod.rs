@@ -1,38 +1,37 @@
-//! The two backends behind one trait, chosen at run time.
+//! The two backends behind one trait, chosen at run time and for each call by itself.
 //!
-//! `native` is used where the kernel has the system calls (probed, never assumed), `stock` otherwise. The
+//! `native` is used where the kernel has the system call (probed, never assumed), `stock` otherwise. The
 //! environment variable `FARSPACE_BACKEND=stock|native` forces one.
 
 pub mod native;
 pub mod stock;
 
-use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
 
 use farspace_abi::RemoteIoVec;
 use farspace_abi::exec::{SigContext, SigInfo};
 use rustix::io::Errno;
 
-use crate::{Report, Result, SpliceFlags};
+use crate::probe;
 
-/// What a backend does. The checks that come before (SPEC, process_vmsplice) are made by the caller.
+/// The variable that forces a backend.
+pub const VARIABLE: &str = "FARSPACE_BACKEND";
+
+/// What a backend does.
 pub trait Backend: Sync {
     /// Name in reports: `native` or `stock`.
     fn name(&self) -> &'static str;
 
-    /// One process_vmsplice: waits for the first free slot of the pipe, inserts what fits, returns the bytes
-    /// and how it was done.
+    /// One process_vmsplice, with all its checks.
     ///
     /// # Errors
     ///
-    /// EAGAIN, EINTR, EPIPE, EFAULT, ESRCH, EPERM as in SPEC.
-    fn vmsplice(
-        &self,
-        pid: i32,
-        pipe: BorrowedFd<'_>,
-        iov: &[RemoteIoVec],
-        flags: SpliceFlags,
-    ) -> Result<(usize, Report)>;
+    /// As [`raw::process_vmsplice`](crate::raw::process_vmsplice).
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    unsafe fn vmsplice(&self, call: &SpliceCall) -> Result<usize, Errno>;
 
     /// One process_vm_exec, with all its checks.
     ///
@@ -43,7 +42,22 @@ pub trait Backend: Sync {
     /// # Safety
     ///
     /// As there.
-    unsafe fn vm_exec(&self, call: &ExecCall) -> std::result::Result<(), Errno>;
+    unsafe fn vm_exec(&self, call: &ExecCall) -> Result<(), Errno>;
+}
+
+/// The arguments of one process_vmsplice, unchecked.
+#[derive(Clone, Copy, Debug)]
+pub struct SpliceCall {
+    /// The target, or a pidfd.
+    pub pid: i32,
+    /// The write end of a pipe.
+    pub fd: i32,
+    /// Ranges of the target.
+    pub iov: *const RemoteIoVec,
+    /// How many.
+    pub nr_segs: usize,
+    /// [`SpliceFlags`](crate::SpliceFlags), or anything.
+    pub flags: u32,
 }
 
 /// The arguments of one process_vm_exec, unchecked.
@@ -63,18 +77,74 @@ pub struct ExecCall {
     pub sizemask: usize,
 }
 
-/// The backend in use.
-pub fn current() -> &'static dyn Backend {
-    static CHOICE: OnceLock<&'static dyn Backend> = OnceLock::new();
-    *CHOICE.get_or_init(|| match std::env::var("FARSPACE_BACKEND").as_deref() {
-        Ok("stock") => &stock::Stock,
-        Ok("native") => &native::Native,
-        _ if native::is_there() => &native::Native,
-        _ => &stock::Stock,
+/// What [`VARIABLE`] asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forced {
+    /// Nothing: what is best.
+    No,
+    /// The agent, whatever the kernel has.
+    Stock,
+    /// The kernel's calls, or an error.
+    Native,
+    /// Something that is no backend.
+    Unknown,
+}
+
+/// What [`VARIABLE`] asks for, read once.
+pub fn forced() -> Forced {
+    static FORCED: OnceLock<Forced> = OnceLock::new();
+    *FORCED.get_or_init(|| match std::env::var(VARIABLE).as_deref() {
+        Err(std::env::VarError::NotPresent) | Ok("") => Forced::No,
+        Ok("stock") => Forced::Stock,
+        Ok("native") => Forced::Native,
+        _ => Forced::Unknown,
     })
 }
 
-/// Name of the backend in use.
+/// Whether what [`VARIABLE`] asks for can be had.
+///
+/// # Errors
+///
+/// A sentence that says why not, and what to do.
+pub fn check() -> Result<(), String> {
+    let missing =
+        [("process_vmsplice", probe::native_vmsplice()), ("process_vm_exec", probe::native_vm_exec())];
+    let missing = missing.into_iter().find_map(|(name, found)| Some((name, found.err()?)));
+    match (forced(), missing) {
+        (Forced::Unknown, _) => {
+            Err(format!("{VARIABLE} is neither stock nor native; set it to one of them, or unset it"))
+        }
+        (Forced::Native, Some((name, errno))) => Err(format!(
+            "{VARIABLE}=native, but this kernel has no {name} ({errno}); unset it, or boot a kernel that has the call"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The backend of process_vmsplice.
+pub fn splicing() -> &'static dyn Backend {
+    choose(native::has_vmsplice())
+}
+
+/// The backend of process_vm_exec.
+pub fn executing() -> &'static dyn Backend {
+    choose(native::has_vm_exec())
+}
+
+fn choose(is_there: bool) -> &'static dyn Backend {
+    match forced() {
+        // Where it isn't there it says so by ENOSYS.
+        Forced::Native => &native::Native,
+        Forced::No if is_there => &native::Native,
+        Forced::No | Forced::Stock | Forced::Unknown => &stock::Stock,
+    }
+}
+
+/// Name of the backend in use; of both, where the kernel has one of the calls only.
 pub fn name() -> &'static str {
-    current().name()
+    match (splicing().name(), executing().name()) {
+        (one, other) if one == other => one,
+        ("native", _) => "native process_vmsplice, stock process_vm_exec",
+        _ => "stock process_vmsplice, native process_vm_exec",
+    }
 }

@@ -1,33 +1,28 @@
-//! A kernel that has process_vmsplice as a system call.
+//! A kernel that has the two system calls.
 //!
 //! Invariants: SAFETY.md, 12.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::OnceLock;
 
-use farspace_abi::RemoteIoVec;
+use farspace_abi::native::{NR_PROCESS_VM_EXEC, NR_PROCESS_VMSPLICE};
 use rustix::io::Errno;
 
-use super::{Backend, ExecCall};
-use crate::{Error, Mechanism, Report, Result, SpliceFlags};
+use super::{Backend, ExecCall, SpliceCall};
+use crate::probe;
 
-/// Number of process_vmsplice in farspace's own kernels; other kernels answer ENOSYS.
-const NR_PROCESS_VMSPLICE: libc::c_long = 548;
-
-/// Number of process_vm_exec there.
-const NR_PROCESS_VM_EXEC: libc::c_long = 549;
-
-/// True if the kernel has process_vmsplice: a call without segments returns 0 whatever its arguments are, and
-/// an unknown flag gives EINVAL.
-pub fn is_there() -> bool {
-    // SAFETY: no pointer is passed; without segments nothing is done.
-    let (none, unknown) = unsafe {
-        let none = libc::syscall(NR_PROCESS_VMSPLICE, -1, -1, 0usize, 0usize, 0u32);
-        (none, libc::syscall(NR_PROCESS_VMSPLICE, -1, -1, 0usize, 0usize, u32::MAX))
-    };
-    none == 0 && unknown == -1 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL)
+/// True if the kernel has process_vmsplice; probed once.
+pub fn has_vmsplice() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| probe::native_vmsplice().is_ok())
 }
 
-/// The system call.
+/// True if the kernel has process_vm_exec; probed once.
+pub fn has_vm_exec() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| probe::native_vm_exec().is_ok())
+}
+
+/// The system calls.
 #[derive(Debug)]
 pub struct Native;
 
@@ -36,34 +31,30 @@ impl Backend for Native {
         "native"
     }
 
-    fn vmsplice(
-        &self,
-        pid: i32,
-        pipe: BorrowedFd<'_>,
-        iov: &[RemoteIoVec],
-        flags: SpliceFlags,
-    ) -> Result<(usize, Report)> {
-        // SAFETY: the slice is laid out as an array of `struct iovec`; its addresses are the target's.
-        let n = unsafe {
-            libc::syscall(NR_PROCESS_VMSPLICE, pid, pipe.as_raw_fd(), iov.as_ptr(), iov.len(), flags.bits())
-        };
-        if n < 0 {
-            let code = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
-            return Err(Error::new("map the memory", pid, Errno::from_raw_os_error(code)));
+    unsafe fn vmsplice(&self, call: &SpliceCall) -> Result<usize, Errno> {
+        // The number may be that of something else there.
+        if !has_vmsplice() {
+            return Err(Errno::NOSYS);
         }
-        let report =
-            Report { mechanism: Mechanism::Native, reasons: Vec::new(), stop: std::time::Duration::ZERO };
-        Ok((n as usize, report))
+        let SpliceCall { pid, fd, iov, nr_segs, flags } = *call;
+        // SAFETY: the kernel checks the pointer; whose descriptor it is is the caller's promise.
+        let n = unsafe { libc::syscall(NR_PROCESS_VMSPLICE, pid, fd, iov, nr_segs, flags) };
+        usize::try_from(n).map_err(|_| last_errno())
     }
 
-    unsafe fn vm_exec(&self, call: &ExecCall) -> std::result::Result<(), Errno> {
+    unsafe fn vm_exec(&self, call: &ExecCall) -> Result<(), Errno> {
+        if !has_vm_exec() {
+            return Err(Errno::NOSYS);
+        }
         let ExecCall { pid, context, flags, info, mask, sizemask } = *call;
         // SAFETY: the kernel checks every pointer; what they point to is the caller's promise.
-        let done = unsafe { libc::syscall(NR_PROCESS_VM_EXEC, pid, context, flags, info, mask, sizemask) };
-        if done == 0 {
-            return Ok(());
+        match unsafe { libc::syscall(NR_PROCESS_VM_EXEC, pid, context, flags, info, mask, sizemask) } {
+            0 => Ok(()),
+            _ => Err(last_errno()),
         }
-        let code = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
-        Err(Errno::from_raw_os_error(code))
     }
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }

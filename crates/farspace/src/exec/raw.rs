@@ -42,7 +42,7 @@ pub unsafe fn process_vm_exec(
     sizemask: usize,
 ) -> Result<(), Errno> {
     // SAFETY: as this function's.
-    unsafe { backend::current().vm_exec(&ExecCall { pid, context, flags, info, mask, sizemask }) }
+    unsafe { backend::executing().vm_exec(&ExecCall { pid, context, flags, info, mask, sizemask }) }
 }
 
 /// Leaves the targets that calls of [`process_vm_exec`] keep attached, but for those in which one runs.

@@ -1,7 +1,7 @@
 //! One system call.
 
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 use farspace_inject::{Agent, RemoteFd};
@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::{own, ready};
 use crate::syscalls::{self, Call, Gives};
-use crate::{Error, Result, Target};
+use crate::{Error, Mechanism, Result, Target, native};
 
 /// [`Error::operation`] of calls that are refused or can't be made.
 const MAKE: &str = "make a system call in the memory";
@@ -101,8 +101,11 @@ impl Target {
         permit: Permit,
         go_on: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Returned> {
-        let agent = self.agent(MAKE)?;
         let call = self.check_allowed(nr, &args, permit)?;
+        if let (Some(space), Some(call)) = (self.native_calls(), call) {
+            return self.by_kernel(space, call, args, go_on);
+        }
+        let agent = self.agent(MAKE)?;
         let owned = match own_descriptor(call, &args) {
             Ok(owned) => owned,
             Err(errno) => return Ok(Returned::Errno(errno)),
@@ -131,6 +134,41 @@ impl Target {
                 Ok(Returned::Fd(agent.fetch_fd(number)?))
             }
             value => Ok(Returned::Value(value as u64)),
+        }
+    }
+
+    /// The mechanism that makes a call with this number: the kernel's process_vm_exec where there is one and the call
+    /// is one on memory, else the agent.
+    pub fn mechanism_of_call(&self, nr: u64) -> Mechanism {
+        let is_native = self.native_calls().is_some() && syscalls::find(nr).is_some();
+        if is_native { Mechanism::Native } else { Mechanism::Agent }
+    }
+
+    /// By process_vm_exec in syscall mode: descriptors are this process's own.
+    fn by_kernel(
+        &self,
+        space: &native::Space,
+        call: &Call,
+        args: [Arg<'_>; 6],
+        go_on: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Returned> {
+        let words = args.map(|arg| match arg {
+            Arg::Word(word) => word,
+            Arg::Fd(fd) => fd.as_raw_fd() as u64,
+        });
+        space.check()?;
+        if let Some(agent) = space.present_agent() {
+            own::check(self.pid(), agent, call.nr, Some(call), &words)?;
+        }
+        if let Err(errno) = ready::wait(call, &args, go_on, || space.check())? {
+            return Ok(Returned::Errno(errno));
+        }
+        let done = space.syscall(call, words);
+        space.check()?;
+        match done {
+            Ok(returned) => Ok(returned),
+            Err(Errno::INTR) => Ok(Returned::Errno(Errno::INTR)),
+            Err(errno) => Err(Error::new(MAKE, self.pid(), errno)),
         }
     }
 

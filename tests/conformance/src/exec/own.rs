@@ -2,6 +2,7 @@
 
 use crate::case::Outcome;
 use crate::world::PAGE;
+use farspace_victims::pace;
 use libtest_mimic::Failed;
 use std::io;
 use std::time::{Duration, Instant};
@@ -148,7 +149,7 @@ pub(super) fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool, Fail
     const TIMEOUT: Duration = Duration::from_secs(10);
     let begin = Instant::now();
     while !done()? {
-        if begin.elapsed() > TIMEOUT {
+        if begin.elapsed() > pace::limit(TIMEOUT) {
             return Err(format!("{what}: not after {TIMEOUT:?}").into());
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -6,7 +6,7 @@ use crate::exec::guest;
 use crate::world::expect;
 use farspace::{SigContext, SigInfo};
 use farspace_victims::harness::Victim;
-use farspace_victims::pattern;
+use farspace_victims::{pace, pattern};
 use libtest_mimic::Failed;
 use rustix::io::Errno;
 use std::fs::File;
@@ -182,7 +182,7 @@ impl Place {
     /// Waits until a counting guest has come beyond `count`.
     pub(super) fn wait_for_count(&self, count: u64) -> Result<u64, Failed> {
         let begin = Instant::now();
-        while begin.elapsed() < RUN_TIMEOUT {
+        while begin.elapsed() < pace::limit(RUN_TIMEOUT) {
             match self.read_word(self.data.addr)? {
                 now if now > count => return Ok(now),
                 _ => std::thread::sleep(Duration::from_millis(1)),
@@ -308,7 +308,7 @@ impl Room {
         self.victim.check()?;
         let begin = Instant::now();
         while let Err(failure) = self.victim.check_detached() {
-            if begin.elapsed() > LEAVE_TIMEOUT {
+            if begin.elapsed() > pace::limit(LEAVE_TIMEOUT) {
                 return Err(failure.into());
             }
             std::thread::sleep(Duration::from_millis(20));

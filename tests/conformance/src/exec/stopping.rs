@@ -5,6 +5,7 @@ use super::own::{state, wait_until};
 use super::place::{GETPID, Place, Room};
 use crate::case::Outcome;
 use crate::world::expect;
+use farspace_victims::pace;
 use libtest_mimic::Failed;
 use std::time::{Duration, Instant};
 
@@ -47,14 +48,14 @@ pub(super) fn kill() -> Outcome {
         let killed = Instant::now();
         farspace_victims::sys::kill(caller.pid(), libc::SIGKILL)?;
         wait_until("the caller ends", || Ok(state(caller.pid())? == 'Z'))?;
-        expect("the caller ended promptly", &(killed.elapsed() < PROMPT), &true)?;
+        expect("the caller ended promptly", &(killed.elapsed() < pace::limit(PROMPT)), &true)?;
         // And so did what ran for it.
         wait_until("the guest ends", || {
             let count = room.read_word(room.data.addr)?;
             std::thread::sleep(Duration::from_millis(20));
             Ok(room.read_word(room.data.addr)? == count)
         })?;
-        expect("the guest ended promptly", &(killed.elapsed() < PROMPT), &true)?;
+        expect("the guest ended promptly", &(killed.elapsed() < pace::limit(PROMPT)), &true)?;
     }
     room.unharmed()
 }

@@ -5,7 +5,7 @@ use crate::timeline;
 use crate::world::{NONBLOCK, PAGE, Pipe, expect, expect_bytes, unharmed};
 use farspace::{RemoteIoVec, SpliceFlags, Target};
 use farspace_victims::harness::Victim;
-use farspace_victims::pattern;
+use farspace_victims::{pace, pattern};
 use libtest_mimic::Failed;
 use rustix::io::Errno;
 use std::os::fd::AsFd;
@@ -20,12 +20,27 @@ fn program_page(pid: i32) -> Result<RemoteIoVec, Failed> {
 }
 
 pub(super) fn never_stops() -> Outcome {
-    const PERIOD: Duration = Duration::from_secs(2);
+    /// A machine that is busy with something else makes gaps of its own; stops would be there in each attempt.
+    const ATTEMPTS: usize = 5;
     let mut victim = Victim::spawn("timeline", &["--threads", "1"])?;
     let page = program_page(victim.pid())?;
+    let mut outcome = Ok(());
+    for _ in 0..ATTEMPTS {
+        outcome = compare_periods(&mut victim, page)?;
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome?;
+    unharmed(victim)
+}
+
+/// An idle period and one of calls: the inner result is whether the target was stopped.
+fn compare_periods(victim: &mut Victim, page: RemoteIoVec) -> Result<Outcome, Failed> {
+    const PERIOD: Duration = Duration::from_secs(2);
     victim.command("reset")?;
     std::thread::sleep(PERIOD);
-    let idle = timeline::gaps(&mut victim)?;
+    let idle = timeline::gaps(victim)?;
 
     let target = Target::attach(victim.pid())?;
     let pipe = Pipe::new()?;
@@ -43,10 +58,9 @@ pub(super) fn never_stops() -> Outcome {
     while begin.elapsed() < PERIOD {
         one(&mut calls)?;
     }
-    let busy = timeline::gaps(&mut victim)?;
+    let busy = timeline::gaps(victim)?;
     target.detach()?;
-    timeline::expect_undisturbed(&idle, &busy, calls)?;
-    unharmed(victim)
+    Ok(timeline::expect_undisturbed(&idle, &busy, calls))
 }
 
 pub(super) fn storm() -> Outcome {
@@ -56,9 +70,13 @@ pub(super) fn storm() -> Outcome {
     let hex = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16);
     let (addr, len) = (hex(area.0)?, hex(area.1)?);
     let pipe = Pipe::new()?;
-    let (mut some, mut none, mut offset) = (0, 0, 0);
+    let (mut some, mut none, mut offset) = (0_u64, 0_u64, 0);
     let begin = Instant::now();
-    while begin.elapsed() < PERIOD {
+    // At the least; a slow visitor gets longer, to have seen both.
+    let is_over = |some: u64, none: u64| {
+        begin.elapsed() >= if some > 0 && none > 0 { PERIOD } else { pace::limit(5 * PERIOD) }
+    };
+    while !is_over(some, none) {
         let iov = [RemoteIoVec::new(addr + offset, len - offset)];
         match pipe.call(victim.pid(), &iov, NONBLOCK) {
             Ok(n) => {

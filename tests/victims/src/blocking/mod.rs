@@ -14,7 +14,7 @@ mod signal;
 mod time;
 
 use crate::baseline::{Baseline, Left};
-use crate::{Verdict, control, option, sys};
+use crate::{Verdict, control, option, pace, sys};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -250,7 +250,7 @@ fn await_blocked(pid: i32, nr: libc::c_long) -> Verdict {
     let begin = Instant::now();
     let path = format!("/proc/{pid}/syscall");
     let mut seen = String::new();
-    while begin.elapsed() < Duration::from_secs(5) {
+    while begin.elapsed() < pace::limit(Duration::from_secs(5)) {
         seen = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
         if seen.split_whitespace().next() == Some(nr.to_string().as_str()) {
             return Ok(());

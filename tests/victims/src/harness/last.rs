@@ -1,5 +1,6 @@
 //! A victim's end, also when the tester itself has left it in a bad state.
 
+use crate::pace;
 use std::fs;
 use std::process::Child;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,7 +37,7 @@ fn tids(pid: i32) -> Vec<i32> {
 pub(super) fn reap(child: &mut Child) {
     let pid = child.id() as i32;
     let begin = Instant::now();
-    while begin.elapsed() < REAP_TIMEOUT && matches!(child.try_wait(), Ok(None)) {
+    while begin.elapsed() < pace::limit(REAP_TIMEOUT) && matches!(child.try_wait(), Ok(None)) {
         for tid in tids(pid).into_iter().filter(|tid| *tid != pid) {
             // SAFETY: no status is asked for.
             unsafe { libc::waitpid(tid, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG) };
@@ -68,7 +69,7 @@ pub(super) fn left_over(mark: &str) -> Vec<i32> {
     let begin = Instant::now();
     loop {
         let left = marked(mark);
-        if left.is_empty() || begin.elapsed() > LEAVE_TIMEOUT {
+        if left.is_empty() || begin.elapsed() > pace::limit(LEAVE_TIMEOUT) {
             return left;
         }
         std::thread::sleep(Duration::from_millis(5));

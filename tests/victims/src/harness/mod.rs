@@ -19,6 +19,7 @@ mod region;
 pub use find::{host_is_self, program};
 pub use region::Region;
 
+use crate::pace;
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -154,7 +155,7 @@ impl Victim {
     /// # Errors
     /// `harmed` lines, its death, and silence.
     pub fn answer(&mut self) -> Result<String, Failure> {
-        match self.lines.recv_timeout(ANSWER_TIMEOUT) {
+        match self.lines.recv_timeout(pace::limit(ANSWER_TIMEOUT)) {
             Ok(line) => match line.strip_prefix("harmed") {
                 Some(reason) => Err(Failure::Harmed(format!("{}: {}", self.name, reason.trim()))),
                 None => Ok(line),
