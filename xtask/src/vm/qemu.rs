@@ -123,8 +123,8 @@ fn machine(vm: &Vm, folder: &Folder) -> Command {
     let own = [
         // A panic ends the machine, and what would be one elsewhere is one here.
         "console=ttyS0 panic=-1 oops=panic",
-        // A busy host is no mistake of the kernel's.
-        "rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 tsc=reliable",
+        // A busy host is no mistake of the kernel's: its timer interrupts come late, and so do its threads.
+        "no_timer_check rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 tsc=reliable",
         // Kernels without the vsyscall page by default have it when asked.
         "vsyscall=xonly",
     ];

@@ -239,6 +239,8 @@ fn a_target_or_an_agent_that_is_killed_ends_the_call() {
         let guest = Guest::new(&target, &[0xeb, 0xfe]);
         std::thread::scope(|scope| {
             scope.spawn(|| {
+                // The target, the agent, and the task of the guest: on a busy machine that takes a while.
+                wait_for("the guest's task", || target.look().3.len() == 3);
                 std::thread::sleep(Duration::from_millis(50));
                 target.kill(name);
             });
