@@ -9,6 +9,7 @@ use xshell::{Shell, cmd};
 const PROGRAMS: &[(&str, &str)] = &[
     ("farspace", "farspace-cli"),
     ("farspace-conformance", "farspace-conformance"),
+    ("farspace-stress", "farspace-stress"),
     ("farspace-victim", "farspace-victims"),
 ];
 

@@ -5,7 +5,9 @@ mod boot;
 mod build;
 mod guest;
 mod lines;
+mod selftests;
 mod shell;
+mod stress;
 mod test;
 
 use xshell::Shell;
@@ -25,6 +27,8 @@ pub(crate) enum Command {
     Test(test::Options),
     /// Count the lines of the kernel part: Rust, C, patches.
     Lines,
+    /// Boot a kernel and make both calls from many threads there, against targets that do everything at once.
+    Stress(stress::Options),
     /// Boot a kernel to a shell on this terminal.
     Shell(guest::Machine),
 }
@@ -37,6 +41,7 @@ pub(crate) fn run(shell: &Shell, command: Command) -> anyhow::Result<bool> {
         Command::Boot(options) => boot::run(shell, &options),
         Command::Test(options) => test::run(shell, &options),
         Command::Lines => lines::run(shell),
+        Command::Stress(options) => stress::run(shell, &options),
         Command::Shell(machine) => shell::run(shell, &machine),
     }
 }

@@ -102,6 +102,11 @@ impl Vm {
         }
     }
 
+    /// The guest's files, to add to.
+    pub(crate) fn files(&mut self) -> &mut Initramfs {
+        &mut self.files
+    }
+
     /// Boots, runs a script in the guest, and waits for the end.
     ///
     /// # Errors
