@@ -7,7 +7,7 @@
 //!
 //! One lock, held for a few instructions; nothing else is locked meanwhile.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -99,9 +99,12 @@ struct Floor {
 #[derive(Debug, Default)]
 struct Queue {
     waiters: VecDeque<Waiter>,
-    /// By place: holder and runs as somebody who waits has seen them, and when first.
-    seen: Vec<((u32, u32), Instant)>,
+    /// As those who wait have seen the places.
+    seen: Seen,
 }
+
+/// By place: holder and runs, and when they were seen first.
+type Seen = Vec<((u32, u32), Instant)>;
 
 #[derive(Debug)]
 struct Waiter {
@@ -168,6 +171,8 @@ struct Turn {
     ended: Cell<Option<Instant>>,
     /// Samples of the period that were too long.
     long: Cell<u32>,
+    /// The places when it got none.
+    seen: RefCell<Seen>,
 }
 
 impl Turn {
@@ -183,6 +188,7 @@ impl Turn {
             runs: Cell::new(0),
             ended: Cell::new(None),
             long: Cell::new(0),
+            seen: RefCell::default(),
         }
     }
 
@@ -208,7 +214,10 @@ impl Turn {
                 return true;
             }
         }
-        let mut taken = floor.take(self.thread);
+        let mut taken = floor
+            .take(self.thread)
+            // A thread that has nothing to do any more may still have it.
+            .or_else(|| floor.take_unused(self.thread, &mut self.seen.borrow_mut()));
         if let (None, true, Some((notice, timeout))) = (taken, self.is_busy.get(), notice) {
             *until = timeout.map(|timeout| Instant::now() + timeout);
             taken = floor.wait(self.thread, notice, *until);
@@ -282,7 +291,7 @@ impl Floor {
         queue.waiters.push_back(Waiter { thread, notice: Arc::clone(notice) });
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let taken = loop {
-            if let Some(index) = self.take(thread).or_else(|| self.take_unused(thread, &mut queue)) {
+            if let Some(index) = self.take(thread).or_else(|| self.take_unused(thread, &mut queue.seen)) {
                 break Some(index);
             }
             let Some(position) = queue.position(thread) else { break None };
@@ -314,10 +323,10 @@ impl Floor {
     }
 
     /// A place that its holder hasn't used for a while.
-    fn take_unused(&self, thread: u32, queue: &mut Queue) -> Option<usize> {
+    fn take_unused(&self, thread: u32, seen: &mut Seen) -> Option<usize> {
         let now = Instant::now();
-        queue.seen.resize(self.places.len(), ((0, 0), now));
-        self.places.iter().zip(&mut queue.seen).position(|(place, (seen, since))| {
+        seen.resize(self.places.len(), ((0, 0), now));
+        self.places.iter().zip(seen).position(|(place, (seen, since))| {
             let state = (place.holder.load(Ordering::SeqCst), place.runs.load(Ordering::Relaxed));
             if *seen == state && now.duration_since(*since) >= UNUSED {
                 return place.pass(state.0, thread);
@@ -391,6 +400,10 @@ mod tests {
         assert_eq!(floor.wait(2, &Arc::default(), None), Some(0));
         floor.leave(0, 1);
         assert_eq!(floor.places[0].holder.load(Ordering::SeqCst), 2, "not the first one's any more");
+        let mut seen = Seen::new();
+        assert_eq!(floor.take_unused(3, &mut seen), None, "it may be in use");
+        std::thread::sleep(UNUSED);
+        assert_eq!(floor.take_unused(3, &mut seen), Some(0));
     }
 
     #[test]

@@ -7,7 +7,13 @@ use farspace::baseline::{
 
 use super::entry::{Entry, Round};
 
-/// All of them.
+/// What it otherwise takes to have a fresh address space.
+pub(super) const SPAWNS: &[Entry] = &[
+    Entry::baseline("fork-exec-static", || rounds(Spawn::start(Way::Fork)?)),
+    Entry::baseline("spawn-static", || rounds(Spawn::start(Way::PosixSpawn)?)),
+];
+
+/// All others.
 pub(super) const ENTRIES: &[Entry] = &[
     Entry::baseline("native-getpid", || rounds(Getpid)),
     Entry::baseline("sysemu-one-cpu", || rounds(Sysemu::start(one()?)?)),
@@ -23,8 +29,6 @@ pub(super) const ENTRIES: &[Entry] = &[
     Entry::baseline("futex-two-cpus", || rounds(Futex::start(two()?)?)),
     Entry::baseline("user-notif-one-cpu", || rounds(UserNotif::start(one()?)?)),
     Entry::baseline("user-notif-two-cpus", || rounds(UserNotif::start(two()?)?)),
-    Entry::baseline("fork-exec-static", || rounds(Spawn::start(Way::Fork)?)),
-    Entry::baseline("spawn-static", || rounds(Spawn::start(Way::PosixSpawn)?)),
 ];
 
 fn rounds(mut of: impl Rounds + 'static) -> anyhow::Result<Round> {
