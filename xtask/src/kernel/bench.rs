@@ -13,7 +13,13 @@ use std::time::Duration;
 use xshell::{Shell, cmd};
 
 /// On the kernel that has the calls, and on the one that doesn't: what needs neither.
-const COMMANDS: &[&str] = &["transfer"];
+const COMMANDS: &[&str] = &[
+    "transfer",
+    "intercept_ptrace calls 2000",
+    "intercept_vm_exec calls 2000",
+    "intercept_ptrace faults 2000",
+    "intercept_vm_exec faults 2000",
+];
 const WITHOUT: &[&str] = &["idle"];
 
 /// What has to be how many times as cheap: a title, the baseline's line and ours, the factor.
@@ -22,6 +28,8 @@ const FACTORS: &[(&str, &str, &str, f64)] = &[
     ("to /dev/null, huge pages", "null-huge readv", "null-huge vmsplice", 4.0),
     ("to a socket, 4 KiB pages", "socket-small readv", "socket-small vmsplice", 2.0),
     ("to a socket, huge pages", "socket-huge readv", "socket-huge vmsplice", 2.0),
+    ("intercepted system call", "ptrace system call", "process_vm_exec system call", 6.0),
+    ("fault and resume", "ptrace fault", "process_vm_exec fault", 4.0),
 ];
 
 /// What has to cost the same on both kernels, within a hundredth.
