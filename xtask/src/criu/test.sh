@@ -133,4 +133,50 @@ ok "criu pre-dump and predump take turns"
 finish four
 rm -rf /tmp/turns/images
 
+# Waits until somebody listens on a port of this machine.
+listens() {
+    for i in $(seq 200); do
+        grep -q ":$(printf %04X $1) 00000000:0000 0A" /proc/net/tcp && return
+        sleep 0.05
+    done
+    fail "nobody listens on port $1"
+}
+
+begin servers
+mkdir one
+criu page-server -D one --address 127.0.0.1 --port 9001 -v2 -o ../../server.log &
+server=$!
+listens 9001
+farspace predump $pid -o rest --page-server tcp:127.0.0.1:9001 --json >one.json 2>../one.log || fail "predump to criu page-server"
+wait $server || fail "criu page-server"
+[ $(ls one/pagemap-[0-9]*.img | wc -l) = 2 ] && [ $(ls one/pagemap-shmem-*.img | wc -l) = 1 ] || fail "images: $(ls one)"
+# As with CRIU, the rest is copied to where the pages are.
+cp rest/inventory.img one
+decode one/*.img
+ok "criu page-server takes $(field one.json pages_written) pages of farspace's"
+lives "after one" 1
+
+farspace receive --page-server --listen tcp:127.0.0.1:9002 -o two --parent one --json >two.json 2>../two.log &
+server=$!
+listens 9002
+mkdir rest.two
+criu pre-dump -t $pid -D rest.two --prev-images-dir ../one --track-mem --shell-job \
+    --page-server --address 127.0.0.1 --port 9002 -v2 -o ../../pre-dump.log || fail "criu pre-dump to farspace receive"
+wait $server || fail "farspace receive --page-server"
+cp rest.two/inventory.img two
+decode two/*.img
+[ $(field two.json pages_in_parent) -gt $(field two.json pages) ] || fail "criu has sent everything: $(cat two.json)"
+ok "farspace receive takes $(field two.json pages) pages of criu's, $(field two.json pages_in_parent) are in the parent"
+lives "after two" 1
+
+farspace receive --listen tcp:127.0.0.1:9003 -o three --parent two >three.received 2>../three.log &
+server=$!
+listens 9003
+farspace predump $pid -o tcp:127.0.0.1:9003 --json >three.json 2>../three.log || fail "predump to farspace receive"
+wait $server || fail "farspace receive"
+decode three/*.img three/stats-dump
+[ $(field three.json pages_in_parent) -gt $((4 * $(field three.json pages_written))) ] || fail "not only what has changed"
+ok "farspace receive takes a predump whose parent is with it"
+finish three
+
 echo "test result: ok. $passed passed; 0 failed; 0 ignored"
