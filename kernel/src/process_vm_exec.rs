@@ -89,9 +89,7 @@ fn call(
     // SAFETY: once for this entry.
     let state = unsafe { State::of_current()? };
     state.context.read(context_at)?;
-    let mut mask = [0];
-    user::read(mask_at, &mut mask)?;
-    let mask = Mask::new(mask[0]);
+    let mask = Mask::new(user::read_mask(mask_at)?);
     let target = if flags & PIDFD != 0 { Target::Pidfd(id) } else { Target::Pid(id) };
     if flags & SYSCALL != 0 {
         let target = open(target)?;

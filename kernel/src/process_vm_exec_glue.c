@@ -28,15 +28,27 @@ SYSCALL_DEFINE6(process_vm_exec, pid_t, pid, void __user *, context, unsigned lo
 			    (unsigned long)mask, sizemask);
 }
 
-/* Less than a string instruction takes to begin. */
-bool vm_exec_get_words(unsigned long *to, unsigned long from, unsigned long count)
+/*
+ * Word by word: a string instruction takes longer to begin than this takes. Unrolled by hand, because the compiler leaves
+ * loops with jumps out of assembly as they are.
+ */
+#define FOUR(each, n) each(n); each((n) + 1); each((n) + 2); each((n) + 3)
+#define GET(n) unsafe_get_user(to[n], &word[n], fault)
+#define PUT(n) unsafe_put_user(from[n], &word[n], fault)
+#define ZERO(n) unsafe_put_user(0ul, &word[n], fault)
+
+bool vm_exec_get_mask(unsigned long *to, unsigned long from)
+{
+	return !get_user(*to, (unsigned long __user *)from);
+}
+
+bool vm_exec_get_context(unsigned long *to, unsigned long from)
 {
 	const unsigned long __user *word = (const unsigned long __user *)from;
 
-	if (!user_read_access_begin(word, count * sizeof(*word)))
+	if (!user_read_access_begin(word, VM_EXEC_CONTEXT * sizeof(*word)))
 		return false;
-	for (; count; count--)
-		unsafe_get_user(*to++, word++, fault);
+	FOUR(GET, 0); FOUR(GET, 4); FOUR(GET, 8); FOUR(GET, 12); FOUR(GET, 16); FOUR(GET, 20); GET(24); GET(25);
 	user_read_access_end();
 	return true;
 fault:
@@ -44,14 +56,30 @@ fault:
 	return false;
 }
 
-bool vm_exec_put_words(unsigned long to, const unsigned long *from, unsigned long count)
+bool vm_exec_put_context(unsigned long to, const unsigned long *from)
 {
 	unsigned long __user *word = (unsigned long __user *)to;
 
-	if (!user_write_access_begin(word, count * sizeof(*word)))
+	if (!user_write_access_begin(word, VM_EXEC_CONTEXT * sizeof(*word)))
 		return false;
-	for (; count; count--)
-		unsafe_put_user(*from++, word++, fault);
+	FOUR(PUT, 0); FOUR(PUT, 4); FOUR(PUT, 8); FOUR(PUT, 12); FOUR(PUT, 16); FOUR(PUT, 20); PUT(24); PUT(25);
+	user_write_access_end();
+	return true;
+fault:
+	user_write_access_end();
+	return false;
+}
+
+/* What the kernel's structure lacks is zero. */
+bool vm_exec_put_info(unsigned long to, const struct kernel_siginfo *info)
+{
+	const unsigned long *from = (const unsigned long *)info;
+	unsigned long __user *word = (unsigned long __user *)to;
+
+	static_assert(sizeof(*info) == 6 * sizeof(*word) && sizeof(siginfo_t) == 16 * sizeof(*word));
+	if (!user_write_access_begin(word, sizeof(siginfo_t)))
+		return false;
+	FOUR(PUT, 0); PUT(4); PUT(5); ZERO(6); ZERO(7); FOUR(ZERO, 8); FOUR(ZERO, 12);
 	user_write_access_end();
 	return true;
 fault:
@@ -72,7 +100,7 @@ bool vm_exec_is_refused(struct mm_struct *target)
 #endif
 	return target == current->mm || target->task_size != TASK_SIZE_MAX ||
 	       test_thread_flag(TIF_ADDR32) || test_thread_flag(TIF_IO_BITMAP) || current->thread.iopl_emul ||
-	       !boot_cpu_has(X86_FEATURE_FSGSBASE);
+	       !boot_cpu_has(X86_FEATURE_FSGSBASE) || cpu_feature_enabled(X86_FEATURE_XENPV);
 }
 
 unsigned int vm_exec_address_bits(void)
@@ -120,26 +148,44 @@ void vm_exec_come_back(struct vm_exec *state)
 	mm_update_next_owner(target);
 }
 
+/* Out of line, and out of reach of tracing: in between the per-cpu base is the wrong one. */
+static noinstr unsigned long swap_gsbase(unsigned long next)
+{
+	unsigned long previous;
+
+	native_swapgs();
+	previous = rdgsbase();
+	wrgsbase(next);
+	native_swapgs();
+	return previous;
+}
+
 void vm_exec_swap_segments(struct vm_exec_segments *other)
 {
 	struct vm_exec_segments next = *other;
+	unsigned long flags;
 
 	savesegment(fs, other->fs);
 	savesegment(gs, other->gs);
 	savesegment(ds, other->ds);
 	savesegment(es, other->es);
 	other->fsbase = rdfsbase();
-	other->gsbase = x86_gsbase_read_cpu_inactive();
 	if (unlikely(other->fs | next.fs))
 		loadsegment(fs, next.fs);
-	if (unlikely(other->gs | next.gs))
-		load_gs_index(next.gs);
 	if (unlikely(other->ds | next.ds))
 		loadsegment(ds, next.ds);
 	if (unlikely(other->es | next.es))
 		loadsegment(es, next.es);
 	wrfsbase(next.fsbase);
-	x86_gsbase_write_cpu_inactive(next.gsbase);
+	if (unlikely(other->gs | next.gs) || cpu_feature_enabled(X86_FEATURE_FRED)) {
+		other->gsbase = x86_gsbase_read_cpu_inactive();
+		load_gs_index(next.gs);
+		x86_gsbase_write_cpu_inactive(next.gsbase);
+		return;
+	}
+	local_irq_save(flags);
+	other->gsbase = swap_gsbase(next.gsbase);
+	local_irq_restore(flags);
 }
 
 /* The kernel writes to these addresses on its own account; while away they are somebody else's. */
@@ -148,6 +194,7 @@ void vm_exec_hide(struct vm_exec_stash *stash)
 #ifdef CONFIG_RSEQ
 	stash->rseq = (__force void *)current->rseq;
 	current->rseq = NULL;
+	stash->rseq_events = xchg(&current->rseq_event_mask, 0);
 #ifdef CONFIG_SCHED_MM_CID
 	stash->mm_cid = current->mm_cid;
 #endif
@@ -163,6 +210,8 @@ void vm_exec_show(struct vm_exec_stash *stash)
 	is_stale |= stash->mm_cid != current->mm_cid;
 #endif
 	current->rseq = (__force struct rseq __user *)stash->rseq;
+	if (stash->rseq_events)
+		xchg(&current->rseq_event_mask, stash->rseq_events | current->rseq_event_mask);
 	if (is_stale)
 		rseq_set_notify_resume(current);
 #endif

@@ -40,13 +40,19 @@ struct vm_exec_stash {
 	void *rseq;
 	void *utask;
 	int mm_cid;
+	unsigned long rseq_events;
 };
 
 long vm_exec_call(struct pt_regs *regs, int pid, unsigned long context, unsigned long flags,
 		  unsigned long info, unsigned long mask, unsigned long sizemask);
 
-bool vm_exec_get_words(unsigned long *to, unsigned long from, unsigned long count);
-bool vm_exec_put_words(unsigned long to, const unsigned long *from, unsigned long count);
+/* Words that are read and written of a sigcontext. */
+#define VM_EXEC_CONTEXT 26
+
+bool vm_exec_get_mask(unsigned long *to, unsigned long from);
+bool vm_exec_get_context(unsigned long *to, unsigned long from);
+bool vm_exec_put_context(unsigned long to, const unsigned long *from);
+bool vm_exec_put_info(unsigned long to, const struct kernel_siginfo *info);
 bool vm_exec_is_refused(struct mm_struct *target);
 unsigned int vm_exec_address_bits(void);
 void vm_exec_pass_over(struct vm_exec *state, struct mm_struct *target);

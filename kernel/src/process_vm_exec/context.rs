@@ -50,10 +50,7 @@ pub(crate) struct Context {
     gs_base: usize,
 }
 
-const _: () = assert!(size_of::<Context>() == 8 * WORDS);
-
-/// What of a context is read and written; the rest has no meaning.
-const WORDS: usize = 26;
+const _: () = assert!(size_of::<Context>() == 8 * user::CONTEXT);
 
 impl Context {
     pub(crate) const EMPTY: Self = Self {
@@ -92,14 +89,14 @@ impl Context {
     pub(crate) fn read(&mut self, address: usize) -> Result {
         let words: *mut Self = self;
         // SAFETY: the structure is that many words, without padding, and any are a value.
-        user::read(address, unsafe { core::slice::from_raw_parts_mut(words.cast(), WORDS) })
+        user::read_context(address, unsafe { &mut *words.cast() })
     }
 
     /// Copies it out.
     pub(crate) fn write(&self, address: usize) -> Result {
         let words: *const Self = self;
         // SAFETY: as above.
-        user::write(address, unsafe { core::slice::from_raw_parts(words.cast(), WORDS) })
+        user::write_context(address, unsafe { &*words.cast() })
     }
 
     /// Refuses what the processor would fault on while it is still in the kernel.
