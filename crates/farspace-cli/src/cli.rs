@@ -100,8 +100,23 @@ pub(crate) struct DumpArgs {
     #[command(flatten)]
     pub(crate) stream: StreamArgs,
     /// How consistent the dump is
-    #[arg(long, value_enum, default_value_t = LevelArg::Snapshot)]
+    #[arg(long, value_enum, default_value_t = LevelArg::Converge)]
     pub(crate) level: LevelArg,
+    /// converge: stop the process after at most so many rounds of copying
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) max_rounds: u32,
+    /// converge: the stop may take so many milliseconds [default: as few as it gets]
+    #[arg(long, value_name = "MS", value_parser = parse_milliseconds)]
+    pub(crate) max_downtime: Option<Duration>,
+    /// converge: what to do if it would take longer
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnMissArg::Frozen)]
+    pub(crate) on_miss: OnMissArg,
+    /// converge: force the way changes are noticed instead of taking the best
+    #[arg(long, value_enum, value_name = "WAY")]
+    pub(crate) tracking: Option<TrackingArg>,
+    /// converge: draw pages remaining and downtime for each round
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) plot: Option<PathBuf>,
     /// Dump every mapping, whatever /proc/PID/coredump_filter says
     #[arg(long, conflicts_with = "filter")]
     pub(crate) all: bool,
@@ -284,6 +299,44 @@ pub(crate) enum BenchCommand {
     /// Answering a system call for another process: what each known way costs, interleaved in the same run
     #[command(after_help = examples("bench-exec"))]
     Exec(BenchExecArgs),
+    /// Dumps of a process that goes on writing: how long it stands still, against gcore and a forked snapshot
+    #[command(after_help = examples("bench-dump"))]
+    Dump(BenchDumpArgs),
+    /// redis and postgres under load while they are dumped: throughput and latency, undumped, converge and gcore
+    #[command(after_help = examples("bench-services"))]
+    Services(BenchServicesArgs),
+}
+
+/// Arguments of `bench services`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchServicesArgs {
+    /// Little memory and one round: to see that it works, not for figures
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Only this service
+    #[arg(long, value_name = "NAME", value_parser = ["redis", "postgres"])]
+    pub(crate) only: Option<String>,
+    /// Draw throughput and latency
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) plot: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
+}
+
+/// Arguments of `bench dump`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchDumpArgs {
+    /// Small sizes and few rounds: to see that it works, not for figures
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Only the groups of rows whose name contains this: 1g-4k-10pc, 4g, huge, flat, touch...
+    #[arg(long, value_name = "NAME")]
+    pub(crate) only: Option<String>,
+    /// Where dumps are written [default: /dev/shm if it has room, else the temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
 }
 
 /// Arguments of `bench splice`.
@@ -340,17 +393,44 @@ pub(crate) struct TargetArgs {
     /// Do not measure gaps: no thread of the target wakes up by itself
     #[arg(long)]
     pub(crate) asleep: bool,
+    /// Write to so many random pages of the --hot memory per second, instead of all the time
+    #[arg(long, value_name = "PAGES")]
+    pub(crate) rate: Option<u64>,
 }
 
 /// The consistency levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LevelArg {
+    /// One instant: copied while it runs, again what changed meanwhile, and so on; stopped for the last changes
+    Converge,
     /// One instant: stopped for an injected fork, then read from the child
     Snapshot,
     /// One instant: stopped for the whole copy
     Frozen,
     /// No instant: read while it runs
     Fuzzy,
+}
+
+/// What to do about a stop that would be too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnMissArg {
+    /// Copy the rest while the process is stopped
+    Frozen,
+    /// Fork the process as it stands, and copy the rest from the child
+    Snapshot,
+    /// Let it go, and leave no file
+    Fail,
+}
+
+/// The ways to notice changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TrackingArg {
+    /// userfaultfd write protection and PAGEMAP_SCAN
+    WriteProtect,
+    /// Soft-dirty bits; stops the process in each round
+    SoftDirty,
+    /// Not at all: everything is copied in the stop
+    None,
 }
 
 /// The ways to read memory.
@@ -437,6 +517,13 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
     seconds
         .map(Duration::from_secs_f64)
         .ok_or_else(|| format!("'{text}' is no number of seconds from 0.1 to 86400"))
+}
+
+/// Milliseconds, also with a fraction.
+fn parse_milliseconds(text: &str) -> Result<Duration, String> {
+    let ms = text.parse().ok().filter(|ms: &f64| *ms >= 0.0 && *ms <= 1e9);
+    ms.map(|ms| Duration::from_secs_f64(ms / 1e3))
+        .ok_or_else(|| format!("'{text}' is no time in milliseconds; example: 2.5"))
 }
 
 fn parse_mask(text: &str) -> Result<u32, String> {

@@ -18,6 +18,7 @@ mod failure;
 mod interrupt;
 mod manual;
 mod output;
+mod plot;
 mod progress;
 mod range;
 mod sink;

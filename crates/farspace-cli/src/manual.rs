@@ -16,6 +16,10 @@ pub(crate) fn examples(command: &str) -> &'static [(&'static str, &'static str)]
                 "dump process 1234 as of one instant; open with gdb -c service.core",
             ),
             ("farspace dump 1234 -o all.core --all --verbose", "every mapping; say how memory was read"),
+            (
+                "farspace dump 1234 -o x.core --max-downtime 5 --on-miss fail",
+                "none rather than one that stops it for more than 5 ms",
+            ),
             ("farspace dump 1234 -o x.core --level frozen --json", "stop it for the copy; report as JSON"),
             ("farspace dump 1234 --tree -o cores", "with all its descendants: cores/core.PID"),
             ("farspace dump 1234 -o tcp:host:9000", "to another host, where farspace receive listens"),
@@ -74,6 +78,17 @@ pub(crate) fn examples(command: &str) -> &'static [(&'static str, &'static str)]
         "bench-splice" => &[
             ("farspace bench splice", "all rows as a table"),
             ("farspace bench splice --quick --json", "a fast trial run"),
+        ],
+        "bench-dump" => &[
+            ("farspace bench dump", "all rows as a table"),
+            (
+                "farspace bench dump --only 1g-4k-10pc",
+                "1 GiB of 4 KiB pages, 10 % of them written per second",
+            ),
+        ],
+        "bench-services" => &[
+            ("farspace bench services", "all rows as a table"),
+            ("farspace bench services --only redis --plot redis.svg", "one service, and a drawing"),
         ],
         "bench-exec" => &[
             ("farspace bench exec", "all rows as a table, in nanoseconds per call"),

@@ -87,7 +87,7 @@ fn usage_errors() {
     fails(&["dump"], 2, &["<PID>", "farspace dump --help"]);
     fails(&["dump", "0", "-o", "x"], 2, &["<PID>"]);
     fails(&["dump", "1", "-o", "x", "--all", "--filter", "0x1"], 2, &["--all"]);
-    fails(&["dump", "1", "-o", "x", "--level", "best"], 2, &["snapshot", "frozen", "fuzzy"]);
+    fails(&["dump", "1", "-o", "x", "--level", "best"], 2, &["converge", "snapshot", "frozen", "fuzzy"]);
     fails(&["splice", "1", "nonsense", "-o", "x"], 2, &["nonsense", "0x7f0000001000+64K"]);
     fails(&["splice", "1", "0x1000+1", "-o", "tcp:host"], 2, &["tcp:HOST:PORT"]);
     fails(&["demo", "--size", "1"], 2, &["16M"]);
@@ -261,7 +261,7 @@ fn dumps_at_every_level() {
     let mut target = Target::start("1M");
     let dir = tempfile::tempdir().unwrap();
     let core = dir.path().join("core");
-    for level in ["snapshot", "frozen", "fuzzy"] {
+    for level in ["converge", "snapshot", "frozen", "fuzzy"] {
         let path = core.to_str().unwrap();
         let output = farspace(&["dump", &target.pid(), "-o", path, "--force", "--json", "--level", level]);
         assert!(output.status.success(), "{level}: {}", text(&output.stderr));

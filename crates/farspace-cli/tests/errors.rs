@@ -70,7 +70,7 @@ fn no_space() {
     let (victim, range) = memory("8M");
     let pid = victim.pid().to_string();
     let file = place.file("out");
-    for level in ["snapshot", "frozen", "fuzzy"] {
+    for level in ["converge", "snapshot", "frozen", "fuzzy"] {
         let run = Run::new(&["dump", &pid, "-o", &file.to_string_lossy(), "--level", level]);
         run.fails(6, &["out", "No space left", "free some space"]);
         place.is_empty();
@@ -301,7 +301,7 @@ fn somebody_elses_process() {
     allow(&place, 0o777);
     let (victim, range) = memory("64K");
     let (pid, file) = (victim.pid().to_string(), place.file("out").to_string_lossy().into_owned());
-    for level in ["snapshot", "frozen", "fuzzy"] {
+    for level in ["converge", "snapshot", "frozen", "fuzzy"] {
         let run = Run::of(&mut nobody.farspace(&["dump", &pid, "-o", &file, "--level", level]));
         run.fails(4, &[&pid, "ermi", "CAP_SYS_PTRACE"]);
     }
@@ -331,7 +331,7 @@ fn a_process_under_a_debugger() {
     }
 
     let file = place.file("out");
-    for level in ["snapshot", "frozen", "fuzzy"] {
+    for level in ["converge", "snapshot", "frozen", "fuzzy"] {
         let run = Run::new(&["dump", &pid, "-o", &file.to_string_lossy(), "--level", level]);
         run.fails(5, &[&pid, "already traced by pid", &strace.id().to_string(), "detach"]);
         assert!(!run.stderr.contains("--level"), "no level works: {}", run.stderr);
@@ -349,7 +349,7 @@ fn a_32_bit_program() {
     let Some(victim) = victim::spawn("elf32", &[]) else { return };
     let (place, pid) = (Place::new(), victim.pid().to_string());
     let file = place.file("out");
-    for level in ["snapshot", "frozen", "fuzzy"] {
+    for level in ["converge", "snapshot", "frozen", "fuzzy"] {
         let run = Run::new(&["dump", &pid, "-o", &file.to_string_lossy(), "--level", level]);
         run.fails(5, &[&pid, "32-bit"]);
         assert!(!run.stderr.contains("--level"), "no level works: {}", run.stderr);

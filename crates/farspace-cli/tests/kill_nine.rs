@@ -41,8 +41,14 @@ enum Work {
     Dump(&'static str),
 }
 
-const ALL: [Work; 5] =
-    [Work::Begin, Work::Splice, Work::Dump("snapshot"), Work::Dump("frozen"), Work::Dump("fuzzy")];
+const ALL: [Work; 6] = [
+    Work::Begin,
+    Work::Splice,
+    Work::Dump("converge"),
+    Work::Dump("snapshot"),
+    Work::Dump("frozen"),
+    Work::Dump("fuzzy"),
+];
 
 /// A pseudo-random sequence (splitmix64), so that a failing run can be repeated.
 struct Random(u64);

@@ -40,7 +40,7 @@ fn stalls(kind: &str, rounds: u32, step: Duration, stall: Duration) {
     for round in 0..rounds {
         let args = [kind, "--ms", "400", "--late-ms", "20000"];
         let Some(mut victim) = victim::spawn("blocking", &args) else { return };
-        let level = ["fuzzy", "snapshot", "frozen"][round as usize % 3];
+        let level = ["converge", "fuzzy", "snapshot", "frozen"][round as usize % 4];
         let (file, after) = (place.path().join("out"), step * round);
         let run = dump(victim.pid(), level, &file, after, stall);
         let ended = victim.release().and_then(|_| victim.finish());

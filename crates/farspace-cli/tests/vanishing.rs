@@ -26,7 +26,7 @@ mod victim;
 use place::Place;
 use run::Run;
 
-const LEVELS: [&str; 3] = ["snapshot", "frozen", "fuzzy"];
+const LEVELS: [&str; 4] = ["converge", "snapshot", "frozen", "fuzzy"];
 
 fn signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid as i32), signal).expect("a process to signal");

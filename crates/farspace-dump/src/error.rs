@@ -69,6 +69,16 @@ pub enum Error {
     /// The caller's progress function broke it off.
     #[error("interrupted; the target runs on and no output was left")]
     Interrupted,
+    /// The stop would have been longer than it may be.
+    #[error(
+        "no dump of pid {pid}: {reason}; allow more with --max-downtime, or choose --on-miss frozen or snapshot"
+    )]
+    Downtime {
+        /// The target.
+        pid: i32,
+        /// What it would have been.
+        reason: String,
+    },
     /// Changes can't be noticed in the way that was asked for.
     #[error("cannot watch pid {pid} for changes as asked: {reason}; leave the choice to farspace")]
     NoTracking {

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `capture` | the order of events at each level, for one process and for a tree: what happens while it is stopped |
 //! | [`dirty`] | which pages have changed since the last look |
+//! | `converge` | the level of that name: rounds of copying, and the stop |
 //! | `census` | what /proc says of the process and its threads |
 //! | `plan` | which mappings go into the core, and which of their pages exist |
 //! | `program` | whether it is still the same program |
@@ -22,6 +23,7 @@
 
 mod capture;
 mod census;
+mod converge;
 pub mod dirty;
 mod error;
 mod options;
@@ -38,9 +40,10 @@ pub mod stream;
 mod write;
 
 pub use capture::{dump, dump_tree};
+pub use converge::Round;
 pub use error::{Error, Result};
-pub use options::{DumpOptions, Filter, Level, Progress};
+pub use options::{DumpOptions, Filter, Level, OnMiss, Progress};
 pub use output::Output;
 pub use output_directory::OutputDirectory;
 pub use place::Destination;
-pub use report::{DumpReport, TreeReport};
+pub use report::{DumpReport, StopParts, TreeReport};

@@ -6,12 +6,17 @@ use std::time::Duration;
 use farspace::Mechanism;
 use farspace_image::filter::CoredumpFilter;
 
+use crate::dirty::Tracking;
+
 /// When the bytes of a dump were true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Level {
+    /// All at one instant: everything is copied while the target runs, then what has changed meanwhile, and so on; it
+    /// is stopped for what changed last.
+    #[default]
+    Converge,
     /// All at one instant: the target is stopped for as long as a fork takes, and goes on while the forked copy
     /// is written. MAP_SHARED memory goes on changing; see [`DumpReport::weaker`](crate::DumpReport::weaker).
-    #[default]
     Snapshot,
     /// All at one instant: the target is stopped while everything is written.
     Frozen,
@@ -23,6 +28,7 @@ impl Level {
     /// Name on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Converge => "converge",
             Self::Snapshot => "snapshot",
             Self::Frozen => "frozen",
             Self::Fuzzy => "fuzzy",
@@ -33,7 +39,7 @@ impl Level {
     pub(crate) fn copies_stopped(self) -> bool {
         match self {
             Self::Frozen => true,
-            Self::Snapshot | Self::Fuzzy => false,
+            Self::Converge | Self::Snapshot | Self::Fuzzy => false,
         }
     }
 }
@@ -42,6 +48,18 @@ impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// What to do if the stop would be longer than it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OnMiss {
+    /// Copy what is left while the target is stopped, however long it takes.
+    #[default]
+    Frozen,
+    /// Fork the target as it stands, and copy what is left from the fork.
+    Snapshot,
+    /// Let the target go, and give up.
+    Fail,
 }
 
 /// Which mappings go into the core.
@@ -69,6 +87,14 @@ pub struct DumpOptions {
     pub overwrite: bool,
     /// How long to wait for the target's threads to stop.
     pub stop_timeout: Duration,
+    /// Converge: at most so many rounds of copying before the stop.
+    pub max_rounds: usize,
+    /// Converge: the stop may be this long; without it, as short as it gets.
+    pub max_downtime: Option<Duration>,
+    /// Converge: what to do if it would be longer.
+    pub on_miss: OnMiss,
+    /// Converge: notices changes in this way or fails; without it, in the best that works.
+    pub tracking: Option<Tracking>,
 }
 
 impl Default for DumpOptions {
@@ -79,6 +105,10 @@ impl Default for DumpOptions {
             mechanism: None,
             overwrite: false,
             stop_timeout: Duration::from_secs(5),
+            max_rounds: 30,
+            max_downtime: None,
+            on_miss: OnMiss::default(),
+            tracking: None,
         }
     }
 }

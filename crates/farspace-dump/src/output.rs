@@ -72,6 +72,15 @@ impl Output {
         self.file.as_fd()
     }
 
+    /// Makes the file at least this long.
+    pub(crate) fn extend(&self, len_bytes: u64) -> Result<()> {
+        let len = self.file.metadata().map_err(|e| self.error("look at", e))?.len();
+        if len < len_bytes {
+            self.file.set_len(len_bytes).map_err(|e| self.error("write", e))?;
+        }
+        Ok(())
+    }
+
     /// True if the file lies in memory (tmpfs): what is made of it ahead of time is never written to a disk.
     pub(crate) fn is_in_memory(&self) -> bool {
         /// TMPFS_MAGIC (statfs(2)).

@@ -20,6 +20,7 @@ pub(crate) struct Planned {
     /// Bytes of it that go into the core, from its start; absent pages among them become holes.
     pub(crate) dumped_bytes: u64,
     pub(crate) traits: Traits,
+    details: Details,
 }
 
 /// What decides how the pages are reached.
@@ -33,6 +34,8 @@ pub(crate) struct Traits {
     pub(crate) is_unreadable: bool,
     /// MADV_WIPEONFORK: zeros in a forked child.
     pub(crate) is_wiped_on_fork: bool,
+    /// Not MADV_DONTFORK: there in a forked child.
+    pub(crate) is_copied_by_fork: bool,
 }
 
 /// Which mappings are dumped.
@@ -89,8 +92,9 @@ impl Planned {
             is_anonymous: backing == Backing::Anonymous && mapping.permissions[3] == b'p',
             is_unreadable: mapping.permissions[0] != b'r',
             is_wiped_on_fork: detail.is_wiped_on_fork,
+            is_copied_by_fork: !detail.is_left_out_by_fork,
         };
-        Self { mapping, vma, dumped_bytes, traits }
+        Self { mapping, vma, dumped_bytes, traits, details: detail }
     }
 
     /// The segment of the core.
@@ -147,6 +151,7 @@ struct Details {
     flags: VmFlags,
     is_written: bool,
     is_wiped_on_fork: bool,
+    is_left_out_by_fork: bool,
 }
 
 impl Details {
@@ -154,7 +159,13 @@ impl Details {
     fn of(mapping: &Mapping) -> Self {
         let mut flags = VmFlags::empty();
         flags.set(VmFlags::READ, mapping.permissions[0] == b'r');
-        Self { start: mapping.start.0, flags, is_written: true, is_wiped_on_fork: false }
+        Self {
+            start: mapping.start.0,
+            flags,
+            is_written: true,
+            is_wiped_on_fork: false,
+            is_left_out_by_fork: false,
+        }
     }
 
     fn read(pid: i32) -> Vec<Self> {
@@ -170,14 +181,22 @@ impl Details {
                 (Some("Anonymous:" | "Swap:"), Some(last)) => last.is_written |= words.next() != Some("0"),
                 (Some("VmFlags:"), Some(last)) => {
                     last.flags = VmFlags::from_smaps(&text);
-                    last.is_wiped_on_fork = words.any(|code| code == "wf");
+                    for code in words {
+                        last.is_wiped_on_fork |= code == "wf";
+                        last.is_left_out_by_fork |= code == "dc";
+                    }
                 }
                 (Some(range), _) if !range.ends_with(':') => {
                     let start =
                         range.split_once('-').and_then(|(start, _)| u64::from_str_radix(start, 16).ok());
                     if let Some(start) = start {
-                        let flags = VmFlags::READ;
-                        details.push(Self { start, flags, is_written: false, is_wiped_on_fork: false });
+                        details.push(Self {
+                            start,
+                            flags: VmFlags::READ,
+                            is_written: false,
+                            is_wiped_on_fork: false,
+                            is_left_out_by_fork: false,
+                        });
                     }
                 }
                 _ => {}
@@ -186,6 +205,38 @@ impl Details {
         }
         details
     }
+}
+
+/// The plan for another list of mappings, without a look at smaps, which takes long: what was one mapping with them before
+/// says what is known of the new ones.
+pub(crate) fn revise(
+    maps: Vec<Mapping>,
+    before: Vec<Planned>,
+    selection: Selection,
+    memory: &Memory,
+) -> Vec<Planned> {
+    if maps.len() == before.len() && before.iter().zip(&maps).all(|(planned, mapping)| planned.is(mapping)) {
+        return before;
+    }
+    let mut revised = Vec::with_capacity(maps.len());
+    for mapping in maps {
+        if let Some(planned) = find(&before, &mapping) {
+            revised.push(planned.clone());
+            continue;
+        }
+        let first = before.partition_point(|p| p.mapping.end <= mapping.start);
+        let mut overlapping = before[first..].iter().take_while(|p| p.mapping.start < mapping.end);
+        let kin = overlapping.find(|p| {
+            let of = |m: &Mapping| (m.permissions[3], m.inode);
+            of(&p.mapping) == of(&mapping) && p.mapping.name == mapping.name
+        });
+        let mut details = kin.map_or_else(|| Details::of(&mapping), |kin| kin.details);
+        details.flags.set(VmFlags::READ, mapping.permissions[0] == b'r');
+        // It may have been written to since.
+        details.is_written = true;
+        revised.push(Planned::new(mapping, details, selection, memory));
+    }
+    revised
 }
 
 /// Finds a mapping among planned ones, in the order of [`read`].

@@ -2,15 +2,46 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::converge::Round;
+
+/// What the time of a stop at the level `converge` went into, in ns.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct StopParts {
+    /// Stopping the threads, and letting them go.
+    pub threads_ns: u64,
+    /// Reading registers and the list of mappings.
+    pub registers_ns: u64,
+    /// Finding the pages that have changed.
+    pub scan_ns: u64,
+    /// Copying them.
+    pub copy_ns: u64,
+}
 
 /// What was written, how, and how long the target was stopped for it.
 #[derive(Clone, Debug, Serialize)]
 pub struct DumpReport {
     /// The target.
     pub pid: i32,
-    /// Consistency level: `snapshot`, `frozen`, `fuzzy`.
+    /// Consistency level that was reached: `converge`, `snapshot`, `frozen`, `fuzzy`.
     pub level: String,
+    /// The one that was asked for.
+    pub requested_level: String,
+    /// Why they differ.
+    pub missed: Option<String>,
+    /// How changes were noticed, for `converge`: `write-protect`, `soft-dirty`, `none`.
+    pub tracking: Option<String>,
+    /// Why not in a better way, and which memory wasn't watched.
+    pub tracking_reasons: Vec<String>,
+    /// The rounds of copying while the target ran.
+    pub rounds: Vec<Round>,
+    /// Bytes that were copied for the stop.
+    pub last_bytes: u64,
+    /// What the time of the stop went into.
+    pub stop_parts: StopParts,
+    /// How long the stop was allowed to be, in ns.
+    pub max_downtime_ns: Option<u64>,
     /// The core.
     pub path: PathBuf,
     /// How its bytes were reached: `agent`, `pidmem`, `readv`.

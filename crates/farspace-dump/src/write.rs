@@ -6,6 +6,7 @@ use farspace::{Extent, Sink};
 use farspace_sys::memory::Memory;
 use farspace_sys::{RemoteAddr, RemoteIoVec};
 
+use crate::dirty::PageSet;
 use crate::origin::Origin;
 use crate::output::Output;
 use crate::place::Place;
@@ -23,9 +24,19 @@ pub(crate) struct Writer<'a> {
     pub(crate) done: Progress,
     /// Bytes that couldn't be had, by the mapping they are in.
     pub(crate) missing: Vec<(Vec<u8>, u64)>,
+    /// The same, by page.
+    pub(crate) unreadable: PageSet,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    pub(crate) fn new(
+        place: &'a Place,
+        progress: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
+        done: Progress,
+    ) -> Self {
+        Self { place, progress, done, missing: Vec::new(), unreadable: PageSet::default() }
+    }
+
     /// Writes the pages of one mapping to `offset` in the file.
     pub(crate) fn mapping(&mut self, origin: &mut Origin<'_>, planned: &Planned, offset: u64) -> Result<()> {
         let runs = planned.runs(&mut origin.pagemap)?;
@@ -52,7 +63,7 @@ impl Writer<'_> {
 
     /// Moves the runs; a page that can't be had is copied by the other route or left as a hole. Returns the
     /// bytes that couldn't be had at all.
-    fn by_splice(
+    pub(crate) fn by_splice(
         &mut self,
         output: &Output,
         origin: &mut Origin<'_>,
@@ -99,6 +110,7 @@ impl Writer<'_> {
                 let n = memory.read(RemoteAddr(at), &mut buffer[..want]).unwrap_or(0);
                 if n == 0 {
                     missing += PAGE.min(want as u64);
+                    self.unreadable.insert(at..at + PAGE.min(want as u64));
                     at += PAGE.min(want as u64);
                     continue;
                 }

@@ -74,6 +74,11 @@ impl Frozen {
         self.pid
     }
 
+    /// How long the first of them has been stopped.
+    pub fn elapsed(&self) -> Duration {
+        self.since.elapsed()
+    }
+
     /// Lets all threads go; returns how long the first of them was stopped.
     pub fn thaw(self) -> Duration {
         let Self { threads, since, .. } = self;

@@ -182,6 +182,22 @@ impl Pagemap {
     }
 }
 
+/// Which pages of a process are in memory, many of them in one call (move_pages(2) without destinations): a number below 0
+/// for each that isn't, or is the shared page of zeros.
+///
+/// # Errors
+///
+/// ENOSYS: a kernel without CONFIG_NUMA; EPERM, ESRCH.
+pub fn residence(pid: i32, pages: &[u64]) -> Result<Vec<i32>> {
+    let mut status = vec![-1; pages.len()];
+    let (count, null) = (pages.len(), std::ptr::null::<libc::c_int>());
+    // SAFETY: both arrays have `count` elements and outlive the call; the addresses are the other process's.
+    let n = unsafe {
+        libc::syscall(libc::SYS_move_pages, pid, count, pages.as_ptr(), null, status.as_mut_ptr(), 0)
+    };
+    if n < 0 { Err(Error::last("look for pages", pid)) } else { Ok(status) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,20 +7,26 @@
 //! | `transfers` | splice against process_vm_readv + write, and the curve over target sizes |
 //! | `streams` | a dump over TCP into a file |
 //! | `stops` | how long targets are stopped: attach, dump, gcore; farspace's own memory |
+//! | `dumps` | dumps of a target that writes: converge against gcore and a forked snapshot |
+//! | `services` | redis and postgres under load while they are dumped |
 //! | `exec` | answering system calls for another process: the known ways, each against the others |
 
 use crate::cli::BenchArgs;
 use crate::{interrupt, units};
 
+mod dumps;
 mod exec;
 mod report;
+mod services;
 mod sinks;
 mod stops;
 mod streams;
 mod transfers;
 
+pub(crate) use dumps::dumps;
 pub(crate) use exec::exec;
 pub(crate) use report::Report;
+pub(crate) use services::services;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]

@@ -20,11 +20,17 @@ pub(super) enum Unit {
     /// Nanoseconds for each call or round trip; less is better.
     #[serde(rename = "ns")]
     Ns,
+    /// Requests per second; more is better.
+    #[serde(rename = "1/s")]
+    PerS,
+    /// A number of things.
+    #[serde(rename = "")]
+    Count,
 }
 
 impl Unit {
     fn more_is_better(self) -> bool {
-        self == Self::GbPerS
+        matches!(self, Self::GbPerS | Self::PerS)
     }
 
     fn name(self) -> &'static str {
@@ -33,6 +39,8 @@ impl Unit {
             Self::Ms => "ms",
             Self::MiB => "MiB",
             Self::Ns => "ns",
+            Self::PerS => "1/s",
+            Self::Count => "",
         }
     }
 }
@@ -133,7 +141,7 @@ fn cells(row: &Row) -> Vec<String> {
 }
 
 /// The median; the mean of the middle two for an even number, 0 for none.
-fn median(samples: &[f64]) -> f64 {
+pub(super) fn median(samples: &[f64]) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     match sorted.len() {

@@ -91,14 +91,17 @@ fn peak_memory(scale: Scale, core: &Path, report: &mut Report) -> anyhow::Result
 }
 
 /// The longest gap that the target saw during `work`, in milliseconds.
-fn gap(target: &mut SampleTarget, work: impl FnOnce(i32) -> anyhow::Result<()>) -> anyhow::Result<f64> {
+pub(super) fn gap(
+    target: &mut SampleTarget,
+    work: impl FnOnce(i32) -> anyhow::Result<()>,
+) -> anyhow::Result<f64> {
     interrupt::check()?;
     target.ask(Request::Reset)?;
     work(target.pid())?;
     Ok(target.ask(Request::State)?.longest_gap_ns as f64 / 1e6)
 }
 
-fn dump(pid: i32, level: &str, core: &Path) -> anyhow::Result<DumpOutcome> {
+pub(super) fn dump(pid: i32, level: &str, core: &Path) -> anyhow::Result<DumpOutcome> {
     let mut command = Command::new("/proc/self/exe");
     command.args(["dump", &pid.to_string(), "--level", level, "--json", "--force", "--output"]).arg(core);
     let output = command.stderr(Stdio::inherit()).output().context("start farspace dump")?;
@@ -109,7 +112,7 @@ fn dump(pid: i32, level: &str, core: &Path) -> anyhow::Result<DumpOutcome> {
     serde_json::from_slice(&output.stdout).context("understand farspace dump --json")
 }
 
-fn gcore(pid: i32, core: &Path) -> anyhow::Result<()> {
+pub(super) fn gcore(pid: i32, core: &Path) -> anyhow::Result<()> {
     let mut command = Command::new("gcore");
     command
         .arg("-o")

@@ -1,4 +1,4 @@
-//! `farspace bench splice` and `farspace bench exec`.
+//! `farspace bench splice`, `farspace bench exec`, `farspace bench dump` and `farspace bench services`.
 
 use crate::bench;
 use crate::cli::BenchCommand;
@@ -7,6 +7,8 @@ use crate::cli::BenchCommand;
 pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<()> {
     let (report, format) = match command {
         BenchCommand::Splice(args) => (bench::splice(args)?, args.report.format()),
+        BenchCommand::Dump(args) => (bench::dumps(args)?, args.report.format()),
+        BenchCommand::Services(args) => (bench::services(args)?, args.report.format()),
         BenchCommand::Exec(args) => (bench::exec(args)?, args.report.format()),
     };
     format.print(&report, bench::Report::table)

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use farspace_abi::RemoteIoVec;
 use serde::Serialize;
 
-use crate::cli::{DemoArgs, LevelArg};
+use crate::cli::{DemoArgs, LevelArg, OnMissArg};
 use crate::demo::client::{Life, Pages, Request, SampleTarget};
 use crate::demo::dump_file::DumpFile;
 use crate::demo::pattern::HotVerdict;
@@ -37,7 +37,7 @@ impl Method {
 
     const fn name(self) -> &'static str {
         match self {
-            Self::Dump => "farspace dump (snapshot)",
+            Self::Dump => "farspace dump (converge)",
             Self::CopyStopped => "process_vm_readv + write, stopped",
             Self::CopyLive => "process_vm_readv + write, live",
         }
@@ -179,10 +179,14 @@ impl Bench {
         let request = DumpRequest {
             pid: self.target.pid(),
             to: self.file.as_path().into(),
-            level: LevelArg::Snapshot,
+            level: LevelArg::Converge,
             filter: FilterChoice::Own,
             mechanism: None,
             existing: Existing::Keep,
+            max_rounds: 30,
+            max_downtime: None,
+            on_miss: OnMissArg::Frozen,
+            tracking: None,
         };
         let progress = Progress::new("dump");
         let outcome = engine::dump(&request, &mut |done, total| progress.update(done, total))?;

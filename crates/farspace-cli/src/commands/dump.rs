@@ -8,7 +8,8 @@ use crate::exit::Exit;
 use crate::failure::{Failure, eprint_line};
 use crate::progress::Progress;
 use crate::sink::{Existing, SinkSpec};
-use crate::{interrupt, units};
+use crate::table::{Align, render};
+use crate::{interrupt, plot, units};
 
 /// Dumps and reports.
 pub(crate) fn run(args: &DumpArgs) -> anyhow::Result<()> {
@@ -25,6 +26,10 @@ pub(crate) fn run(args: &DumpArgs) -> anyhow::Result<()> {
         },
         mechanism: args.mechanism,
         existing: if args.force { Existing::Replace } else { Existing::Keep },
+        max_rounds: args.max_rounds,
+        max_downtime: args.max_downtime,
+        on_miss: args.on_miss,
+        tracking: args.tracking,
     };
     let progress = Progress::new("dump");
     if args.tree {
@@ -36,6 +41,9 @@ pub(crate) fn run(args: &DumpArgs) -> anyhow::Result<()> {
     let outcome = engine::dump(&request, &mut |done, total| progress.update(done, total))?;
     drop(progress);
     warn(&outcome, args.verbose);
+    if let Some(path) = &args.plot {
+        plot::draw(path, &outcome)?;
+    }
     args.report.format().print(&outcome, human)
 }
 
@@ -63,6 +71,13 @@ fn check_output(args: &DumpArgs) -> Result<(), Failure> {
 /// Tells on stderr what is less than was asked for, whatever the form of the report.
 fn warn(outcome: &DumpOutcome, verbose: bool) {
     warn_of_copy("memory", &outcome.mechanism, &outcome.fallback_reasons, verbose);
+    if let Some(missed) = &outcome.missed {
+        eprint_line(&format!("level {} instead of {}: {missed}", outcome.level, outcome.requested_level));
+    }
+    if verbose && let Some(tracking) = &outcome.tracking {
+        eprint_line(&format!("changes were noticed by: {tracking}"));
+        outcome.tracking_reasons.iter().for_each(|reason| eprint_line(&format!("not watched: {reason}")));
+    }
     if verbose {
         outcome.weaker.iter().for_each(|range| eprint_line(&format!("weaker guarantee: {range}")));
     } else if !outcome.weaker.is_empty() {
@@ -118,7 +133,8 @@ fn human_tree(outcome: &TreeOutcome) -> String {
 
 fn human(outcome: &DumpOutcome) -> String {
     let total = Duration::from_nanos(outcome.total_ns);
-    format!(
+    let mut text = rounds(outcome);
+    text.push_str(&format!(
         "{}: {} of memory, {} threads, {} segments in {} ({:.2} GB/s); process {} was stopped for {} ({})\n",
         outcome.path.display(),
         units::size(outcome.bytes_written),
@@ -129,5 +145,30 @@ fn human(outcome: &DumpOutcome) -> String {
         outcome.pid,
         units::time(Duration::from_nanos(outcome.stop_ns)),
         outcome.level,
-    )
+    ));
+    text
+}
+
+/// A line for each round, and one for the stop.
+fn rounds(outcome: &DumpOutcome) -> String {
+    if outcome.rounds.is_empty() {
+        return String::new();
+    }
+    let header = [
+        ("round", Align::Left),
+        ("changed", Align::Right),
+        ("found in", Align::Right),
+        ("copied in", Align::Right),
+    ];
+    let time = |ns| units::time(Duration::from_nanos(ns));
+    let line = |name: String, bytes, scan, copy| vec![name, units::size(bytes), time(scan), time(copy)];
+    let mut lines: Vec<_> = outcome
+        .rounds
+        .iter()
+        .zip(1..)
+        .map(|(round, n)| line(n.to_string(), round.changed_bytes, round.scan_ns, round.copy_ns))
+        .collect();
+    let parts = &outcome.stop_parts;
+    lines.push(line("stop".to_owned(), outcome.last_bytes, parts.scan_ns, parts.copy_ns));
+    render(&header, &lines)
 }

@@ -27,6 +27,11 @@ pub(crate) enum Life {
     Watching,
     /// Nothing: the CPUs are free for what is measured.
     Asleep,
+    /// As watching; and the hot region is written to at this rate.
+    Writing {
+        /// Random pages per second.
+        pages_per_s: u64,
+    },
 }
 
 /// A running sample target; it is killed on drop.
@@ -49,8 +54,10 @@ impl SampleTarget {
             "--hot",
             &hot_bytes.to_string(),
         ]);
-        if life == Life::Asleep {
-            command.arg("--asleep");
+        match life {
+            Life::Watching => {}
+            Life::Asleep => drop(command.arg("--asleep")),
+            Life::Writing { pages_per_s } => drop(command.args(["--rate", &pages_per_s.to_string()])),
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         if pages == Pages::Huge {

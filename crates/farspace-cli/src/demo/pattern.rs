@@ -33,6 +33,11 @@ impl HotPage {
         Self(std::array::from_fn(|word| AtomicU64::new(hot_word(1, (index * WORDS + word) as u64))))
     }
 
+    /// Changes one word.
+    pub(crate) fn touch(&self, word: usize, value: u64) {
+        self.0[word % WORDS].store(value, Ordering::Relaxed);
+    }
+
     /// Writes round `generation` into the page with this index.
     pub(crate) fn write(&self, generation: u64, index: usize) {
         for (word, slot) in self.0.iter().enumerate() {

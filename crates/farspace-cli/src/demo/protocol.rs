@@ -31,6 +31,8 @@ pub(crate) enum Request {
     State,
     /// State, after computing the static region's checksum again.
     Check,
+    /// State, after one write to each page of the hot region, with the time that took.
+    Touch,
 }
 
 impl Request {
@@ -40,12 +42,15 @@ impl Request {
             Self::Reset => "reset",
             Self::State => "state",
             Self::Check => "check",
+            Self::Touch => "touch",
         }
     }
 
     /// The request that a line holds.
     pub(crate) fn parse(line: &str) -> Option<Self> {
-        [Self::Reset, Self::State, Self::Check].into_iter().find(|request| request.word() == line.trim())
+        [Self::Reset, Self::State, Self::Check, Self::Touch]
+            .into_iter()
+            .find(|request| request.word() == line.trim())
     }
 }
 
@@ -56,6 +61,8 @@ pub(crate) struct State {
     pub(crate) generation: u64,
     /// The longest gap of any measuring thread since the last reset.
     pub(crate) longest_gap_ns: u64,
+    /// How long the last touch took.
+    pub(crate) touch_ns: u64,
     /// The static region's checksum: as of the start, or just computed.
     pub(crate) checksum: u64,
     /// Blocking calls that returned although nothing happened that ends them.

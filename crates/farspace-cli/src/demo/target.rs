@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags};
@@ -40,7 +40,11 @@ pub(crate) fn run(args: &TargetArgs) -> anyhow::Result<()> {
     }
     if !hot.is_empty() {
         let (hot, generation, longest) = (Arc::clone(&hot), Arc::clone(&generation), longest.clone());
-        spawn("writer", move || write_forever(&hot, &generation, longest))?;
+        match args.rate {
+            None => spawn("writer", move || write_forever(&hot, &generation, longest))?,
+            Some(0) => {}
+            Some(rate) => spawn("writer", move || write_at_rate(&hot, rate, longest))?,
+        }
     }
     let hello = Hello {
         pid: std::process::id() as i32,
@@ -53,6 +57,7 @@ pub(crate) fn run(args: &TargetArgs) -> anyhow::Result<()> {
     say(&hello)?;
     let mut seen = Vec::new();
     let mut current = checksum;
+    let mut touch_ns = 0;
     for line in std::io::stdin().lock().lines() {
         let request = Request::parse(&line.context("read a request")?)
             .ok_or_else(|| Failure::new(Exit::Usage, "unknown request; demo-target is for farspace demo"))?;
@@ -60,10 +65,17 @@ pub(crate) fn run(args: &TargetArgs) -> anyhow::Result<()> {
             Request::Reset => longest.reset(),
             Request::State => (),
             Request::Check => current = self::checksum(&pages),
+            Request::Touch => touch_ns = touch(&hot),
         }
         seen.extend(disturbed.try_iter());
         let generation = generation.load(Ordering::Relaxed);
-        say(&State { generation, longest_gap_ns: longest.ns(), checksum: current, disturbed: seen.clone() })?;
+        say(&State {
+            generation,
+            longest_gap_ns: longest.ns(),
+            touch_ns,
+            checksum: current,
+            disturbed: seen.clone(),
+        })?;
     }
     Ok(())
 }
@@ -124,6 +136,44 @@ fn write_forever(hot: &[HotPage], generation: &AtomicU64, longest: LongestGap) {
             }
         }
     }
+}
+
+/// Changes a word in so many random pages per second, and watches itself doing it.
+fn write_at_rate(hot: &[HotPage], pages_per_s: u64, longest: LongestGap) {
+    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+    let Ok(mut meter) = GapMeter::new(longest) else { return };
+    let begin = Instant::now();
+    // xorshift; any sequence without a pattern will do.
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut written = 0;
+    loop {
+        let due = (begin.elapsed().as_secs_f64() * pages_per_s as f64) as u64;
+        // After a stop it doesn't make up for all that it missed at once.
+        written = written.max(due.saturating_sub(pages_per_s / 100));
+        let asleep = if written >= due {
+            thread::sleep(NAP);
+            NAP
+        } else {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            hot[random as usize % hot.len()].touch((random >> 40) as usize, random);
+            written += 1;
+            Duration::ZERO
+        };
+        if meter.look(asleep).is_err() {
+            return;
+        }
+    }
+}
+
+/// One write to each page; returns the time it took, in nanoseconds.
+fn touch(hot: &[HotPage]) -> u64 {
+    let begin = Instant::now();
+    for (index, page) in hot.iter().enumerate() {
+        page.touch(index * 7, index as u64);
+    }
+    begin.elapsed().as_nanos() as u64
 }
 
 /// Starts threads that block for ever, each in another system call; one that returns says so on the channel.

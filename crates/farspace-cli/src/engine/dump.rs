@@ -2,13 +2,17 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use farspace::Mechanism;
-use farspace_dump::{Destination, DumpOptions, Error, Filter, Level, Progress, TreeReport};
+use farspace_dump::dirty::Tracking;
+use farspace_dump::{
+    Destination, DumpOptions, Error, Filter, Level, OnMiss, Progress, Round, StopParts, TreeReport,
+};
 use farspace_image::filter::CoredumpFilter;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{LevelArg, MechanismArg};
+use crate::cli::{LevelArg, MechanismArg, OnMissArg, TrackingArg};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::interrupt;
@@ -40,6 +44,14 @@ pub(crate) struct DumpRequest {
     pub(crate) mechanism: Option<MechanismArg>,
     /// What to do if the name is taken.
     pub(crate) existing: Existing,
+    /// Rounds of copying before the stop.
+    pub(crate) max_rounds: u32,
+    /// How long the stop may be.
+    pub(crate) max_downtime: Option<Duration>,
+    /// What to do if it would be longer.
+    pub(crate) on_miss: OnMissArg,
+    /// The way changes are noticed; the best if `None`.
+    pub(crate) tracking: Option<TrackingArg>,
 }
 
 /// What came of it; this is the JSON report of `farspace dump`.
@@ -47,8 +59,24 @@ pub(crate) struct DumpRequest {
 pub(crate) struct DumpOutcome {
     /// The target.
     pub(crate) pid: i32,
-    /// The consistency level.
+    /// The consistency level that was reached.
     pub(crate) level: String,
+    /// The one that was asked for.
+    pub(crate) requested_level: String,
+    /// Why they differ.
+    pub(crate) missed: Option<String>,
+    /// How changes were noticed.
+    pub(crate) tracking: Option<String>,
+    /// Why not in a better way, and what wasn't watched.
+    pub(crate) tracking_reasons: Vec<String>,
+    /// The rounds of copying while the target ran.
+    pub(crate) rounds: Vec<Round>,
+    /// Bytes copied for the stop.
+    pub(crate) last_bytes: u64,
+    /// What the time of the stop went into.
+    pub(crate) stop_parts: StopParts,
+    /// How long the stop was allowed to be.
+    pub(crate) max_downtime_ns: Option<u64>,
     /// The core.
     pub(crate) path: PathBuf,
     /// How memory was read.
@@ -96,6 +124,14 @@ pub(crate) fn dump(
     Ok(DumpOutcome {
         pid: report.pid,
         level: report.level,
+        requested_level: report.requested_level,
+        missed: report.missed,
+        tracking: report.tracking,
+        tracking_reasons: report.tracking_reasons,
+        rounds: report.rounds,
+        last_bytes: report.last_bytes,
+        stop_parts: report.stop_parts,
+        max_downtime_ns: report.max_downtime_ns,
         path: report.path,
         mechanism: report.mechanism,
         fallback_reasons: report.fallback_reasons,
@@ -126,6 +162,7 @@ pub(crate) fn dump_tree(
 fn options(request: &DumpRequest) -> DumpOptions {
     DumpOptions {
         level: match request.level {
+            LevelArg::Converge => Level::Converge,
             LevelArg::Snapshot => Level::Snapshot,
             LevelArg::Frozen => Level::Frozen,
             LevelArg::Fuzzy => Level::Fuzzy,
@@ -137,6 +174,18 @@ fn options(request: &DumpRequest) -> DumpOptions {
         },
         mechanism: request.mechanism.map(Mechanism::from),
         overwrite: request.existing == Existing::Replace,
+        max_rounds: request.max_rounds as usize,
+        max_downtime: request.max_downtime,
+        on_miss: match request.on_miss {
+            OnMissArg::Frozen => OnMiss::Frozen,
+            OnMissArg::Snapshot => OnMiss::Snapshot,
+            OnMissArg::Fail => OnMiss::Fail,
+        },
+        tracking: request.tracking.map(|tracking| match tracking {
+            TrackingArg::WriteProtect => Tracking::WriteProtect,
+            TrackingArg::SoftDirty => Tracking::SoftDirty,
+            TrackingArg::None => Tracking::Nothing,
+        }),
         ..DumpOptions::default()
     }
 }
@@ -150,6 +199,7 @@ pub(super) fn failure(error: &Error) -> Failure {
         }
         Error::Own { .. } | Error::Parent { .. } => Exit::Usage,
         Error::NoSnapshot { .. } | Error::NoTracking { .. } => Exit::Refused,
+        Error::Downtime { .. } => Exit::Failed,
         Error::Interrupted => return interrupt::failure(),
         Error::Layout { .. } | Error::Gone { .. } | Error::Grows { .. } => Exit::Failed,
     };

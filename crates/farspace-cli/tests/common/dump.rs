@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 /// The consistency levels.
-pub(crate) const LEVELS: [&str; 3] = ["snapshot", "frozen", "fuzzy"];
+pub(crate) const LEVELS: [&str; 4] = ["converge", "snapshot", "frozen", "fuzzy"];
 
 /// Dumps a process and returns the report.
 ///

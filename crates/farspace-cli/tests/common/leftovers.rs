@@ -24,6 +24,8 @@ pub(crate) struct View {
     vdso: Vec<u8>,
     children: BTreeSet<i32>,
     relatives: BTreeSet<i32>,
+    /// Mappings of which a userfaultfd has hold, and pages that are write-protected for one.
+    armed: Vec<String>,
 }
 
 impl View {
@@ -50,6 +52,7 @@ impl View {
         Self {
             children: children(pid),
             relatives: relatives(pid),
+            armed: armed(pid, &maps),
             vdso: vdso(pid, &maps),
             mappings: maps.lines().filter(grows).map(str::to_owned).collect(),
             threads,
@@ -80,6 +83,7 @@ impl View {
         left.tell("missing descriptor", fds(self, now));
         left.tell(MAPPING, now.mappings.difference(&self.mappings));
         left.tell("missing mapping", self.mappings.difference(&now.mappings));
+        left.tell("armed", &now.armed);
         left.tell(VDSO, (self.vdso != now.vdso).then_some("its code was changed"));
         left
     }
@@ -164,4 +168,26 @@ fn vdso(pid: i32, maps: &str) -> Vec<u8> {
 fn describe(pid: i32) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     format!("[{pid} {} {:?}]", name.trim(), state_and_parent(pid))
+}
+
+/// What is armed: the flag of mappings (uw, proc_pid_smaps(5)) and the bit of pages (57, pagemap.rst).
+fn armed(pid: i32, maps: &str) -> Vec<String> {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
+    let flags = smaps.lines().filter_map(|line| line.strip_prefix("VmFlags:"));
+    let mut armed: Vec<String> =
+        flags.filter(|flags| flags.split_whitespace().any(|flag| flag == "uw")).map(str::to_owned).collect();
+    let Ok(pagemap) = fs::File::open(format!("/proc/{pid}/pagemap")) else { return armed };
+    for line in maps.lines() {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let parse = |text| u64::from_str_radix(text, 16).ok();
+        let Some((Some(start), Some(end))) = range.map(|(a, b)| (parse(a), parse(b))) else { continue };
+        let mut entries = vec![0; ((end - start) / 4096 * 8).min(1 << 20) as usize];
+        let n = pagemap.read_at(&mut entries, start / 4096 * 8).unwrap_or(0);
+        let is_armed = |entry: &[u8]| entry[7] & 1 << (57 - 56) != 0;
+        let pages = entries[..n].chunks_exact(8).filter(|entry| is_armed(entry)).count();
+        if pages > 0 {
+            armed.push(format!("{pages} pages of {line}"));
+        }
+    }
+    armed
 }

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use farspace::{Frozen, Snapshot, Target};
-use farspace_image::core_file::{CoreLayout, CoreSpec, SIGINFO_STOPPED, Thread, trim_xsave};
+use farspace_image::core_file::{CoreLayout, CoreSpec, SIGINFO_STOPPED, Segment, Thread, trim_xsave};
 use farspace_sys::memory::{FileWindow, Memory};
 use farspace_sys::pagemap::Pagemap;
 use farspace_sys::process::{self, Mapping};
 
 use super::shared::SharedMemory;
 use super::{Tell, selection};
+use crate::converge::Course;
 use crate::origin::Origin;
 use crate::place::Place;
 use crate::plan::{self, Planned, Selection};
@@ -21,20 +22,22 @@ use crate::{DumpOptions, Error, Level, Progress, Result, census};
 const TRIMMED_XSAVE: usize = 2696;
 
 /// One dump under way.
-pub(super) struct Job<'a> {
-    pid: i32,
+pub(crate) struct Job<'a> {
+    pub(crate) pid: i32,
     level: Level,
-    selection: Selection,
+    pub(crate) selection: Selection,
     was_stopped: bool,
-    weaker: Vec<String>,
+    pub(crate) weaker: Vec<String>,
+    /// How a dump that converges went.
+    pub(crate) course: Course,
     /// What other dumps of the same instant hold, and this one need not; with this one's name.
     shared: Option<(&'a SharedMemory, String)>,
 }
 
 /// Where a dump is written, and who is told.
-pub(super) struct To<'a> {
-    pub(super) place: &'a Place,
-    pub(super) progress: Tell<'a>,
+pub(crate) struct To<'a> {
+    pub(crate) place: &'a Place,
+    pub(crate) progress: Tell<'a>,
 }
 
 /// What is known before the stop.
@@ -54,24 +57,40 @@ pub(super) struct Held {
 }
 
 /// What came of it.
-pub(super) struct Written {
-    pub(super) threads: usize,
-    pub(super) segments: usize,
-    pub(super) bytes: u64,
-    pub(super) file_bytes: u64,
-    pub(super) weaker: Vec<String>,
-    pub(super) stop: Duration,
+pub(crate) struct Written {
+    pub(crate) threads: usize,
+    pub(crate) segments: usize,
+    pub(crate) bytes: u64,
+    pub(crate) file_bytes: u64,
+    pub(crate) weaker: Vec<String>,
+    pub(crate) stop: Duration,
+    /// The rounds of a dump that converges, and the level that was reached.
+    pub(crate) course: Course,
 }
 
 impl<'a> Job<'a> {
     pub(super) fn new(pid: i32, options: &DumpOptions, was_stopped: bool) -> Self {
         let selection = selection(pid, options.filter);
-        Self { pid, level: options.level, selection, was_stopped, weaker: Vec::new(), shared: None }
+        Self {
+            pid,
+            level: options.level,
+            selection,
+            was_stopped,
+            weaker: Vec::new(),
+            course: Course::default(),
+            shared: None,
+        }
     }
 
     /// The same dump as one of several: shared memory that another one has is left out. `name` is this core's.
     pub(super) fn sharing(self, shared: &'a SharedMemory, name: &str) -> Self {
         Self { shared: Some((shared, name.to_owned())), ..self }
+    }
+
+    /// Makes it another level.
+    pub(super) fn fall_back(&mut self, level: Level, course: Course) {
+        self.level = level;
+        self.course = Course { level, ..course };
     }
 
     pub(super) fn pid(&self) -> i32 {
@@ -88,7 +107,7 @@ impl<'a> Job<'a> {
                 let reason = format!("--mechanism {} only reads", target.report().mechanism);
                 return Err(Error::NoSnapshot { pid: self.pid, reason });
             }
-            Level::Snapshot | Level::Fuzzy => None,
+            Level::Converge | Level::Snapshot | Level::Fuzzy => None,
             // The flags of the mappings are slow to read and rarely change: once before, again only if they did.
             Level::Frozen => {
                 let planned = self.plan(target, &memory)?;
@@ -104,7 +123,7 @@ impl<'a> Job<'a> {
         let (threads, maps) = self.registers(target, frozen)?;
         let snapshot = match self.level {
             Level::Snapshot => Some(target.snapshot()?),
-            Level::Frozen | Level::Fuzzy => None,
+            Level::Converge | Level::Frozen | Level::Fuzzy => None,
         };
         let Before { memory, planned } = before;
         Ok(Held { threads, maps, memory, planned, snapshot })
@@ -129,6 +148,7 @@ impl<'a> Job<'a> {
             file_bytes: layout.file_len(),
             weaker: std::mem::take(&mut self.weaker),
             stop: Duration::ZERO,
+            course: std::mem::take(&mut self.course),
         })
     }
 
@@ -264,14 +284,14 @@ impl<'a> Job<'a> {
     }
 
     /// The mappings of the target, without those of the visit.
-    fn plan(&self, target: &Target, memory: &Memory) -> Result<Vec<Planned>> {
+    pub(crate) fn plan(&self, target: &Target, memory: &Memory) -> Result<Vec<Planned>> {
         let mut mappings = plan::read(self.pid, self.selection, memory)?;
         mappings.retain(|planned| !target.owns(&planned.mapping));
         Ok(mappings)
     }
 
     /// What must be read while everything stands still.
-    fn registers(&self, target: &Target, frozen: &Frozen) -> Result<(Vec<Thread>, Vec<Mapping>)> {
+    pub(crate) fn registers(&self, target: &Target, frozen: &Frozen) -> Result<(Vec<Thread>, Vec<Mapping>)> {
         let maps = without_ours(target, process::mappings(self.pid)?);
         let mut threads = Vec::with_capacity(frozen.threads().len());
         for frozen in frozen.threads() {
@@ -302,20 +322,30 @@ impl<'a> Job<'a> {
     }
 
     /// What may be read a moment later.
-    fn finish_threads(&self, threads: &mut [Thread]) {
+    pub(crate) fn finish_threads(&self, threads: &mut [Thread]) {
         for thread in threads {
             (thread.times, thread.pending) = census::thread(self.pid, thread.tid);
         }
     }
 
-    fn layout(&self, threads: Vec<Thread>, mappings: &[Planned]) -> Result<CoreLayout> {
-        let spec = CoreSpec {
+    pub(crate) fn spec(
+        &self,
+        threads: Vec<Thread>,
+        mappings: &[Planned],
+        segments: Vec<Segment>,
+    ) -> Result<CoreSpec> {
+        Ok(CoreSpec {
             process: census::process(self.pid)?,
             auxv: census::auxv(self.pid),
             files: mappings.iter().filter_map(Planned::mapped_file).collect(),
             threads,
-            segments: mappings.iter().map(Planned::segment).collect(),
-        };
+            segments,
+        })
+    }
+
+    fn layout(&self, threads: Vec<Thread>, mappings: &[Planned]) -> Result<CoreLayout> {
+        let segments = mappings.iter().map(Planned::segment).collect();
+        let spec = self.spec(threads, mappings, segments)?;
         CoreLayout::new(spec).map_err(|source| Error::Layout { pid: self.pid, source })
     }
 
@@ -333,12 +363,8 @@ impl<'a> Job<'a> {
         for &index in which {
             total += plan::total(&mappings[index].runs(&mut origin.pagemap)?);
         }
-        let mut writer = Writer {
-            place: to.place,
-            progress: &mut *to.progress,
-            done: Progress { done_bytes: already, total_bytes: total },
-            missing: Vec::new(),
-        };
+        let done = Progress { done_bytes: already, total_bytes: total };
+        let mut writer = Writer::new(to.place, &mut *to.progress, done);
         for &index in which {
             if let Some(offset) = layout.segment_offset(index) {
                 writer.mapping(origin, &mappings[index], offset)?;
@@ -347,12 +373,16 @@ impl<'a> Job<'a> {
         let bytes = writer.done.done_bytes - already;
         let missing = std::mem::take(&mut writer.missing);
         for (name, bytes) in missing {
-            self.weaker.push(format!("{bytes} bytes of {} couldn't be read and are holes", describe(&name)));
+            self.weaken_missing(&name, bytes);
         }
         Ok(bytes)
     }
 
-    fn weaken(&mut self, mapping: &Mapping, how: &str) {
+    pub(crate) fn weaken_missing(&mut self, name: &[u8], bytes: u64) {
+        self.weaker.push(format!("{bytes} bytes of {} couldn't be read and are holes", describe(name)));
+    }
+
+    pub(crate) fn weaken(&mut self, mapping: &Mapping, how: &str) {
         let name = describe(&mapping.name);
         self.weaker.push(format!(
             "{}-{} ({} bytes of {name}) {how}",
@@ -363,7 +393,7 @@ impl<'a> Job<'a> {
     }
 }
 
-fn without_ours(target: &Target, mut maps: Vec<Mapping>) -> Vec<Mapping> {
+pub(crate) fn without_ours(target: &Target, mut maps: Vec<Mapping>) -> Vec<Mapping> {
     maps.retain(|mapping| !target.owns(mapping));
     maps
 }

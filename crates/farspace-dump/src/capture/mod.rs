@@ -2,13 +2,14 @@
 //!
 //! | level | stopped | after |
 //! |---|---|---|
+//! | converge | registers, list of mappings, last changes ([`converge`](crate::converge)) | the rest of the file |
 //! | snapshot | registers, list of mappings, fork | pages from the forked child; what a fork leaves out, live |
 //! | frozen | registers, mappings, all pages | - |
 //! | fuzzy | registers, list of mappings | all pages, live |
 //!
 //! [`job`] has the stages of one process, [`tree`] takes the stages of several processes together.
 
-mod job;
+pub(crate) mod job;
 mod shared;
 mod tree;
 
@@ -21,6 +22,9 @@ use farspace_image::filter::CoredumpFilter;
 use farspace_sys::process;
 use rustix::io::Errno;
 
+use crate::converge::{Course, Sheet};
+use crate::dirty::{Tracker, Tracking};
+use crate::output::Output;
 use crate::place::{Destination, Place};
 use crate::plan::{Selection, Undumped};
 use crate::program::Program;
@@ -56,13 +60,13 @@ fn capture(pid: i32, to: &Destination, options: &DumpOptions, progress: Tell<'_>
     let place = Place::create(to, &format!("core.{pid}"), options.overwrite)?;
     let program = Program::of(pid);
     let job = Job::new(pid, options, is_stopped(&status));
-    let (written, target) = one(job, options, &place, progress)
+    let (written, target) = one(job, options, &place, &program, progress)
         .map_err(|error| explain(error, &place, &program, pid))
         .inspect_err(|error| place.give_up(error))?;
     let found = target.report().clone();
     target.detach()?;
     place.finish()?;
-    Ok(report(pid, PathBuf::from(to.to_string()), options.level, written, found, begin.elapsed()))
+    Ok(report(pid, PathBuf::from(to.to_string()), options, written, found, begin.elapsed()))
 }
 
 /// All stages of one process.
@@ -70,13 +74,28 @@ fn one(
     mut job: Job<'_>,
     options: &DumpOptions,
     place: &Place,
+    program: &Program,
     progress: Tell<'_>,
 ) -> Result<(Written, Target)> {
     let mut target = attach(job.pid(), options)?;
+    let mut level = options.level;
+    if level == Level::Converge {
+        match way(&target, options, place)? {
+            Ok((tracker, output)) => {
+                let mut to = Sheet { place, output, progress };
+                let written = job.converge(&mut target, tracker, options, program, &mut to)?;
+                return Ok((written, target));
+            }
+            Err(course) => {
+                level = course.level;
+                job.fall_back(level, course);
+            }
+        }
+    }
     let before = job.before(&target, Some(place))?;
     let frozen = target.freeze(options.stop_timeout)?;
     let held = job.at_stop(&mut target, &frozen, before)?;
-    if options.level.copies_stopped() {
+    if level.copies_stopped() {
         let mut written = job.write(&mut target, held, &mut To { place, progress })?;
         place.settle(&mut |_| progress(Progress::NONE))?;
         written.stop = frozen.thaw();
@@ -86,6 +105,26 @@ fn one(
         let written = job.write(&mut target, held, &mut To { place, progress })?;
         Ok((Written { stop, ..written }, target))
     }
+}
+
+/// What a dump that converges needs; or why it can't, and the level instead.
+fn way<'a>(
+    target: &Target,
+    options: &DumpOptions,
+    place: &'a Place,
+) -> Result<std::result::Result<(Tracker, &'a Output), Course>> {
+    let has_agent = target.report().mechanism.is_zero_copy();
+    let level = if has_agent { Level::Snapshot } else { Level::Frozen };
+    let instead =
+        |why: &str, reasons| Course { level, missed: Some(why.to_owned()), reasons, ..Course::default() };
+    let Some(output) = place.here() else {
+        return Ok(Err(instead("what was sent to a receiver can't be written again", Vec::new())));
+    };
+    let tracker = Tracker::start(target, options.tracking)?;
+    if tracker.tracking() == Tracking::Nothing && options.tracking.is_none() {
+        return Ok(Err(instead("changes can't be noticed here", tracker.reasons().to_vec())));
+    }
+    Ok(Ok((tracker, output)))
 }
 
 /// The status of a process that isn't this one, and may be visited.
@@ -147,14 +186,24 @@ fn is_output(errno: Errno) -> bool {
 fn report(
     pid: i32,
     path: PathBuf,
-    level: Level,
+    options: &DumpOptions,
     written: Written,
     found: farspace::Report,
     took: Duration,
 ) -> DumpReport {
+    let course = written.course;
+    let level = if options.level == Level::Converge { course.level } else { options.level };
     DumpReport {
         pid,
         level: level.name().to_owned(),
+        requested_level: options.level.name().to_owned(),
+        missed: course.missed,
+        tracking: course.tracking.map(|tracking| tracking.name().to_owned()),
+        tracking_reasons: course.reasons,
+        rounds: course.rounds,
+        last_bytes: course.last_bytes,
+        stop_parts: course.stop_parts,
+        max_downtime_ns: options.max_downtime.map(nanos),
         path,
         mechanism: found.mechanism.name().to_owned(),
         fallback_reasons: found.reasons,

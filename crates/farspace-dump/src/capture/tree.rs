@@ -22,7 +22,7 @@ use super::shared::SharedMemory;
 use super::{Tell, attach, explain, is_stopped, nanos, report, visitable};
 use crate::place::{Destination, Folder};
 use crate::program::Program;
-use crate::{DumpOptions, DumpReport, Error, Progress, Result, TreeReport};
+use crate::{DumpOptions, DumpReport, Error, Level, Progress, Result, TreeReport};
 
 /// Writes the ELF cores of a process and all its descendants, as of one instant, into a new directory or to a receiver:
 /// `core.PID` for each.
@@ -43,6 +43,9 @@ pub fn dump_tree(
 ) -> Result<TreeReport> {
     farspace::on_own_thread(|| {
         let root = visitable(pid)?.tgid;
+        // Several processes that converge would have to do so at the same moment.
+        let level = if options.level == Level::Converge { Level::Snapshot } else { options.level };
+        let options = &DumpOptions { level, ..options.clone() };
         let folder = Folder::create(to)?;
         let shared = SharedMemory::default();
         let mut tree =
@@ -249,7 +252,7 @@ impl Tree<'_> {
                 let found = member.target.report().clone();
                 member.target.detach()?;
                 let path = self.folder.path().join(&name);
-                reports.push(report(member.pid, path, self.options.level, written, found, begin.elapsed()));
+                reports.push(report(member.pid, path, self.options, written, found, begin.elapsed()));
                 Ok(())
             }
             Err(error) => {

@@ -17,7 +17,7 @@ use farspace_sys::page_scan::{
     PAGE_IS_FILE, PAGE_IS_HUGE, PAGE_IS_PFNZERO, PAGE_IS_PRESENT, PAGE_IS_SWAPPED, PAGE_IS_WRITTEN,
     PM_SCAN_CHECK_WPASYNC, PM_SCAN_WP_MATCHING, Query,
 };
-use farspace_sys::pagemap::Pagemap;
+use farspace_sys::pagemap::{Pagemap, residence};
 use farspace_sys::process::Mapping;
 use farspace_sys::uffd::{AsyncWriteProtect, UFFD_USER_MODE_ONLY};
 use rustix::io::Errno;
@@ -82,8 +82,10 @@ const LOOKS: usize = 3;
 const BETWEEN_LOOKS: Duration = Duration::from_micros(300);
 /// What PM_SCAN_CHECK_WPASYNC says of a range that isn't registered.
 const UNWATCHED: Errno = Errno::PERM;
-/// What is disarmed in one go: the target's own calls on its mappings wait for about a millisecond.
-const DISARM: u64 = 32 << 20;
+/// What is armed in one go.
+const STEP: u64 = 16 << 20;
+/// What is disarmed in one go: the target's own calls on its mappings wait for less than a millisecond.
+const DISARM: u64 = 8 << 20;
 
 /// An address space that is watched.
 #[derive(Debug)]
@@ -261,9 +263,10 @@ impl WriteProtect {
     pub(super) fn disarm(self) {
         for range in &self.registered {
             let end = range.base.0 + range.len;
-            for start in (range.base.0..end).step_by(DISARM as usize) {
+            let step = DISARM.max(range.len / 4096).next_multiple_of(TABLE);
+            for start in (range.base.0..end).step_by(step as usize) {
                 // What can't be, because it is unmapped in parts, is disarmed with the end of the descriptor.
-                let _ = self.uffd.unregister(RemoteIoVec::new(start, DISARM.min(end - start)));
+                let _ = self.uffd.unregister(RemoteIoVec::new(start, step.min(end - start)));
             }
         }
     }
@@ -336,14 +339,22 @@ impl WriteProtect {
         // A page table that is gone shows nothing at all.
         let end = range.base.0 + range.len;
         let mut shown = unarmed.first_pages(range.base.0..end).map(|page| page / TABLE).peekable();
+        let mut asked: Vec<u64> = Vec::new();
         for page in self.known.first_pages(range.base.0..end) {
             while shown.next_if(|&table| table < page / TABLE).is_some() {}
-            if shown.peek() == Some(&(page / TABLE)) || self.pagemap.has(OWN, page)? {
+            if shown.peek() != Some(&(page / TABLE)) {
+                asked.push(page);
+            }
+        }
+        // One call for all is four times as fast as one scan each; those that aren't in memory may be in swap.
+        let resident = residence(self.pid, &asked).unwrap_or_else(|_| vec![-1; asked.len()]);
+        for (&page, _) in asked.iter().zip(&resident).filter(|(_, status)| **status < 0) {
+            if self.pagemap.has(OWN, page)? {
                 continue;
             }
-            let table = page / TABLE * TABLE;
-            let table =
-                RemoteIoVec::new(table.max(range.base.0), end.min(table + TABLE) - table.max(range.base.0));
+            let (start, until) = (page / TABLE * TABLE, page / TABLE * TABLE + TABLE);
+            let start = start.max(range.base.0);
+            let table = RemoteIoVec::new(start, end.min(until) - start);
             let mut gone = self.known.within(table.base.0..table.base.0 + table.len);
             gone.subtract(&self.own(ARM, table)?);
             found.gone.add(&gone);
@@ -367,10 +378,20 @@ impl WriteProtect {
         changed: &mut PageSet,
         zeros: &mut PageSet,
     ) -> farspace_sys::Result<()> {
-        self.pagemap.scan(query, range, &mut |region| {
-            let pages = if region.categories & PAGE_IS_PFNZERO == 0 { &mut *changed } else { &mut *zeros };
-            pages.insert(region.start..region.end);
-        })
+        let end = range.base.0 + range.len;
+        // A part at a time, for the target's own calls on its mappings wait for each; but not too many parts.
+        let step = STEP.max(range.len / 4096).next_multiple_of(TABLE);
+        let mut start = range.base.0;
+        while start < end {
+            let until = end.min(start.saturating_add(step) / TABLE * TABLE);
+            self.pagemap.scan(query, RemoteIoVec::new(start, until - start), &mut |region| {
+                let pages =
+                    if region.categories & PAGE_IS_PFNZERO == 0 { &mut *changed } else { &mut *zeros };
+                pages.insert(region.start..region.end);
+            })?;
+            start = until;
+        }
+        Ok(())
     }
 
     /// Begins to watch a range; or why that can't be.

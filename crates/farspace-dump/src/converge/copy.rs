@@ -1,0 +1,274 @@
+//! Moving pages into the file: long runs by splice, short ones together.
+
+use std::time::Instant;
+
+use farspace_image::core_file::Segment;
+use farspace_sys::RemoteIoVec;
+use farspace_sys::pagemap::Pagemap;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
+use super::Sheet;
+use super::gather::{Gather, Run};
+use super::pace::Speed;
+use super::places::Places;
+use super::work::Work;
+use crate::dirty::PageSet;
+use crate::origin::Origin;
+use crate::output::Output;
+use crate::plan::Planned;
+use crate::write::Writer;
+use crate::{Progress, Result};
+
+/// Runs from this length on are spliced while the target runs.
+const LONG: u64 = 128 << 10;
+/// Bytes that are copied together while the target runs: they stay in the processor's cache.
+const LIVE: usize = 1 << 20;
+/// Bytes that are copied in the stop before any of them is written.
+const HELD: usize = 10 << 20;
+/// Runs that are spliced by one request.
+const RUNS: usize = 1024;
+
+/// The file, as far as it is.
+pub(super) struct Copier {
+    pid: i32,
+    pub(super) places: Places,
+    /// Bytes that are left for the header.
+    pub(super) room: u64,
+    gather: Gather,
+    /// How fast short runs are had from the target.
+    pub(super) speed: Speed,
+    /// Pages that have been written to the file.
+    written: PageSet,
+    /// Pages that couldn't be had.
+    pub(super) unreadable: PageSet,
+    done: Progress,
+    /// Bytes of memory in the finished file.
+    pub(super) contents_bytes: u64,
+}
+
+impl Copier {
+    pub(super) fn new(pid: i32, room: u64) -> Self {
+        Self {
+            pid,
+            places: Places::from(room),
+            room,
+            gather: Gather::new(HELD),
+            speed: Speed::default(),
+            written: PageSet::default(),
+            unreadable: PageSet::default(),
+            done: Progress { done_bytes: 0, total_bytes: 0 },
+            contents_bytes: 0,
+        }
+    }
+
+    /// Gives all that is dumped its place.
+    pub(super) fn cover(&mut self, planned: &[Planned]) {
+        for planned in planned.iter().filter(|planned| planned.dumped_bytes > 0) {
+            self.places.cover(RemoteIoVec { base: planned.mapping.start, len: planned.dumped_bytes });
+        }
+    }
+
+    pub(super) fn pagemap(&self, pid: i32) -> Result<Pagemap> {
+        Ok(Pagemap::open(pid)?)
+    }
+
+    /// Copies while the target runs.
+    pub(super) fn live(&mut self, to: &mut Sheet<'_>, origin: &mut Origin<'_>, work: &Work) -> Result<()> {
+        self.done.total_bytes += work.bytes;
+        // Only a file that is long enough is written from both ends.
+        to.output.extend(self.places.end())?;
+        let is_long = |run: &Run| run.piece.range.len >= LONG && !run.is_unreadable;
+        self.spliced(to, origin, work.runs.iter().filter(|run| is_long(run)))?;
+        let short: Vec<Run> = work.runs.iter().filter(|run| !is_long(run)).copied().collect();
+        self.gathered(to, origin, &short, LIVE)?;
+        self.note(work);
+        Ok(())
+    }
+
+    /// Copies from a target that stands still, or from its snapshot. What fits is only held: [`Copier::finish`] writes it.
+    pub(super) fn stopped(&mut self, to: &mut Sheet<'_>, origin: &mut Origin<'_>, work: &Work) -> Result<()> {
+        self.done.total_bytes += work.bytes;
+        if origin.is_snapshot() {
+            // process_vm_readv would unshare its pages.
+            let (readable, others): (Vec<Run>, Vec<Run>) =
+                work.runs.iter().partition(|run| !run.is_unreadable);
+            to.output.extend(self.places.end())?;
+            self.spliced(to, origin, readable.iter())?;
+            self.gathered(to, origin, &others, LIVE)?;
+        } else if work.bytes <= self.gather.room() {
+            let pid = self.pid;
+            let mut runs = work.runs.as_slice();
+            while !runs.is_empty() {
+                let taken = self.gather.take(pid, &origin.memory, runs, HELD)?;
+                runs = &runs[taken..];
+            }
+            self.unreadable.add(&self.gather.unreadable);
+        } else {
+            to.output.extend(self.places.end())?;
+            let is_long = |run: &Run| run.piece.range.len >= LONG && !run.is_unreadable;
+            self.spliced(to, origin, work.runs.iter().filter(|run| is_long(run)))?;
+            let short: Vec<Run> = work.runs.iter().filter(|run| !is_long(run)).copied().collect();
+            self.gathered(to, origin, &short, HELD)?;
+        }
+        self.note(work);
+        Ok(())
+    }
+
+    fn note(&mut self, work: &Work) {
+        for run in &work.runs {
+            let range = run.piece.range;
+            self.written.insert(range.base.0..range.base.0 + range.len);
+        }
+    }
+
+    /// Runs that are neighbours in the file as they are in memory go out by one request.
+    fn spliced<'r>(
+        &mut self,
+        to: &mut Sheet<'_>,
+        origin: &mut Origin<'_>,
+        runs: impl Iterator<Item = &'r Run>,
+    ) -> Result<()> {
+        let mut writer = Writer::new(to.place, &mut *to.progress, self.done);
+        let mut runs = runs.peekable();
+        while let Some(first) = runs.next() {
+            let shift = |run: &Run| run.piece.offset.wrapping_sub(run.piece.range.base.0);
+            let mut ranges = vec![first.piece.range];
+            while ranges.len() < RUNS
+                && let Some(next) = runs.next_if(|next| shift(next) == shift(first))
+            {
+                ranges.push(next.piece.range);
+            }
+            writer.by_splice(to.output, origin, &ranges, first.piece.range.base, first.piece.offset)?;
+        }
+        self.done = writer.done;
+        self.unreadable.add(&writer.unreadable);
+        Ok(())
+    }
+
+    fn gathered(
+        &mut self,
+        to: &mut Sheet<'_>,
+        origin: &mut Origin<'_>,
+        runs: &[Run],
+        limit: usize,
+    ) -> Result<()> {
+        let mut pieces = Vec::new();
+        for run in runs {
+            // None may be longer than what is held at once.
+            let mut piece = run.piece;
+            while piece.range.len > LIVE as u64 {
+                let mut part = piece;
+                part.range.len = LIVE as u64;
+                pieces.push(Run { piece: part, ..*run });
+                piece.range =
+                    RemoteIoVec::new(piece.range.base.0 + part.range.len, piece.range.len - part.range.len);
+                piece.offset += part.range.len;
+            }
+            pieces.push(Run { piece, ..*run });
+        }
+        let mut left = pieces.as_slice();
+        while !left.is_empty() {
+            let begin = Instant::now();
+            let taken = self.gather.take(self.pid, &origin.memory, left, limit)?;
+            let took = begin.elapsed();
+            left = &left[taken..];
+            let bytes = self.gather.write_out(to.output)?;
+            self.speed.add(bytes, took);
+            self.done.done_bytes += bytes;
+            if (to.progress)(self.done).is_break() {
+                return Err(crate::Error::Interrupted);
+            }
+        }
+        self.unreadable.add(&std::mem::take(&mut self.gather.unreadable));
+        Ok(())
+    }
+
+    /// The segments of the core, and where in the file they are: one for each mapping, more where it has grown.
+    pub(super) fn segments(&self, planned: &[Planned]) -> (Vec<Segment>, Vec<u64>) {
+        let (mut segments, mut offsets) = (Vec::new(), Vec::new());
+        for planned in planned {
+            let whole = planned.segment();
+            let end = whole.vaddr + whole.memsz;
+            let dumped = RemoteIoVec { base: planned.mapping.start, len: planned.dumped_bytes };
+            let first = segments.len();
+            for piece in self.places.pieces(dumped) {
+                let (vaddr, filesz) = (piece.range.base.0, piece.range.len);
+                segments.push(Segment { vaddr, memsz: filesz, filesz, ..whole });
+                offsets.push(piece.offset);
+            }
+            match segments.get_mut(first..).and_then(<[Segment]>::last_mut) {
+                Some(last) => last.memsz = end - last.vaddr,
+                None => {
+                    segments.push(whole);
+                    offsets.push(self.places.end());
+                }
+            }
+        }
+        (segments, offsets)
+    }
+
+    /// Writes what is held, and makes holes of what isn't in the target any more. Returns the bytes that couldn't be had, by
+    /// the name of their mapping.
+    pub(super) fn finish(
+        &mut self,
+        output: &Output,
+        planned: &[Planned],
+        work: &Work,
+        settled: PageSet,
+    ) -> Result<Vec<(Vec<u8>, u64)>> {
+        output.extend(self.places.end())?;
+        self.gather.write_out(output)?;
+        let dumped: Vec<RemoteIoVec> = planned
+            .iter()
+            .filter(|planned| planned.dumped_bytes > 0)
+            .map(|planned| RemoteIoVec { base: planned.mapping.start, len: planned.dumped_bytes })
+            .collect();
+        let mut contents = settled;
+        for run in &work.runs {
+            let range = run.piece.range;
+            contents.insert(range.base.0..range.base.0 + range.len);
+        }
+        contents.subtract(&self.unreadable);
+        self.contents_bytes = contents.bytes();
+        let mut stale = std::mem::take(&mut self.written);
+        stale.subtract(&contents);
+        for run in stale.runs() {
+            for piece in self.places.pieces(run) {
+                punch(output, piece.offset, piece.range.len)?;
+            }
+        }
+        for unused in self.places.unused(&dumped) {
+            punch(output, unused.start, unused.end - unused.start)?;
+        }
+        let missing = |planned: &Planned| {
+            let start = planned.mapping.start.0;
+            let bytes = self.unreadable.within(start..start + planned.dumped_bytes).bytes();
+            (bytes > 0).then(|| (planned.mapping.name.clone(), bytes))
+        };
+        Ok(planned.iter().filter_map(missing).collect())
+    }
+}
+
+/// Makes a hole, or zeros where the file system has no holes.
+fn punch(output: &Output, offset: u64, len: u64) -> Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match fallocate(output.file(), flags, offset, len) {
+        Ok(()) => Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+            use std::os::unix::fs::FileExt as _;
+            let zeros = vec![0; (1 << 20).min(len as usize)];
+            let mut done = 0;
+            while done < len {
+                let n = zeros.len().min((len - done) as usize);
+                output
+                    .file()
+                    .write_all_at(&zeros[..n], offset + done)
+                    .map_err(|e| output.error("write", e))?;
+                done += n as u64;
+            }
+            Ok(())
+        }
+        Err(errno) => Err(output.error("write", errno.into())),
+    }
+}
