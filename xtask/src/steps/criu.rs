@@ -4,5 +4,5 @@ use crate::step::Step;
 use xshell::{Shell, cmd};
 
 pub(super) fn step(shell: &Shell) -> Step {
-    Step::new("criu", 10, cmd!(shell, "cargo run --package xtask --quiet -- criu"))
+    Step::new("criu", 20, cmd!(shell, "cargo run --package xtask --quiet -- criu"))
 }
