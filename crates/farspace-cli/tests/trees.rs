@@ -74,6 +74,11 @@ fn assert_running(pid: i32) {
 #[test]
 fn all_of_a_family() {
     let family = family(&["3"]);
+    let begin = Instant::now();
+    // The grandchildren come a moment later.
+    while tree(family.pid()).len() < 7 && begin.elapsed() < Duration::from_secs(5) {
+        thread::sleep(Duration::from_millis(5));
+    }
     let pids: BTreeSet<i32> = tree(family.pid()).into_iter().collect();
     assert_eq!(pids.len(), 7);
     for level in ["snapshot", "frozen", "fuzzy"] {
