@@ -33,6 +33,8 @@ pub(crate) fn main(args: &[String]) -> Verdict {
         i32::from(verdict.is_err())
     })?;
     drop((commands, answer));
+    // It knows by now what it looked like before any visit.
+    answer_line(&answers)?;
     control::say(&format!("ready {target}"));
     loop {
         let line = control::command()?.unwrap_or_else(|| "exit".to_owned());
@@ -71,6 +73,7 @@ fn answer_line(fd: &OwnedFd) -> Result<String, String> {
 fn reap(commands: &OwnedFd, answer: &OwnedFd) -> Verdict {
     sys::die_with_parent()?;
     let baseline = Baseline::capture()?;
+    sys::write_all(answer, b"ok\n")?;
     // SAFETY: no memory is involved.
     sys::os("fcntl", unsafe { libc::fcntl(commands.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) })?;
     loop {
