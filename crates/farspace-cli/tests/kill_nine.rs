@@ -8,22 +8,25 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use farspace_victims::harness::Victim;
-
+#[path = "common/computing.rs"]
+mod computing;
 #[path = "common/leftovers.rs"]
 mod leftovers;
 #[path = "common/place.rs"]
 mod place;
+#[path = "common/random.rs"]
+mod random;
 #[path = "common/victim.rs"]
 mod victim;
 
-use leftovers::{Left, View};
+use computing::Target;
+use leftovers::Left;
 use place::Place;
+use random::Random;
 
 /// Kills in all, unless the environment says otherwise.
 const KILLS: u32 = 500;
-/// How long one victim computes, and how long before its end it is left alone.
-const LIFE: Duration = Duration::from_secs(20);
+/// How long before its end a target is left alone.
 const LAST: Duration = Duration::from_secs(2);
 /// How long the leftovers of a killed farspace may take to vanish: the agent waits 1 s for a host that is dead.
 const PATIENCE: Duration = Duration::from_millis(1_800);
@@ -50,50 +53,9 @@ const ALL: [Work; 6] = [
     Work::Dump("fuzzy"),
 ];
 
-/// A pseudo-random sequence (splitmix64), so that a failing run can be repeated.
-struct Random(u64);
-
-impl Random {
-    /// A duration below `limit`.
-    fn below(&mut self, limit: Duration) -> Duration {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        limit.mul_f64((z ^ (z >> 31)) as f64 / u64::MAX as f64)
-    }
-}
-
-/// A computing target and how it looked before anybody came.
-struct Target {
-    victim: Victim,
-    before: View,
-    since: Instant,
-}
-
 impl Target {
-    fn start() -> Self {
-        // One thread computes, one sleeps, one waits for both.
-        let args = ["--threads", "1", "--seconds", &LIFE.as_secs().to_string()];
-        let victim = victim::spawn("checksum", &args).expect("everywhere");
-        let since = Instant::now();
-        // Whatever is set up lazily: its sleeper sleeps.
-        std::thread::sleep(Duration::from_millis(30));
-        let before = View::of(victim.pid());
-        Self { victim, before, since }
-    }
-
     fn is_alive(&self) -> bool {
         std::fs::read(format!("/proc/{}/maps", self.pid())).is_ok_and(|maps| !maps.is_empty())
-    }
-
-    /// There is time for another kill and what follows it.
-    fn has_time(&self) -> bool {
-        self.since.elapsed() + PATIENCE + LAST < LIFE
-    }
-
-    fn pid(&self) -> i32 {
-        self.victim.pid()
     }
 }
 
@@ -263,7 +225,7 @@ fn the_target_outlives_every_kill() {
     let mut at = 0;
     while left > 0 {
         let target = Target::start();
-        while left > 0 && target.has_time() {
+        while left > 0 && target.has_time(PATIENCE + LAST) {
             left -= 1;
             let work = ALL[at % ALL.len()];
             let delay = random.below(durations[at % ALL.len()]);

@@ -5,15 +5,18 @@
 
 use std::time::{Duration, Instant};
 
-use farspace_victims::harness::Victim;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+#[path = "common/computing.rs"]
+mod computing;
 #[path = "common/leftovers.rs"]
 mod leftovers;
 #[path = "common/place.rs"]
 #[expect(dead_code, reason = "what may be left is decided here")]
 mod place;
+#[path = "common/random.rs"]
+mod random;
 #[path = "common/run.rs"]
 #[expect(dead_code, reason = "only how a run ended is of interest here")]
 mod run;
@@ -22,14 +25,14 @@ mod stream;
 #[path = "common/victim.rs"]
 mod victim;
 
-use leftovers::View;
+use computing::Target;
 use place::Place;
+use random::Random;
 use run::Run;
 use stream::{Receiving, dump};
 
 const KILLS: u32 = 300;
-/// How long one victim computes, and how long before its end it is left alone.
-const LIFE: Duration = Duration::from_secs(20);
+/// How long before its end a target is left alone.
 const LAST: Duration = Duration::from_secs(5);
 /// How long the leftovers of a killed farspace may take to vanish: the agent waits 1 s for a host that is dead.
 const PATIENCE: Duration = Duration::from_millis(2_500);
@@ -53,39 +56,6 @@ const ALL: [Work; 4] = [
     Work { level: "fuzzy", more: &["--compress=1"] },
     Work { level: "snapshot", more: &["--tree"] },
 ];
-
-/// A pseudo-random sequence (splitmix64), so that a failing run can be repeated.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: Duration) -> Duration {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        limit.mul_f64((z ^ (z >> 31)) as f64 / u64::MAX as f64)
-    }
-}
-
-struct Target {
-    victim: Victim,
-    before: View,
-    since: Instant,
-}
-
-impl Target {
-    fn start() -> Self {
-        let args = ["--threads", "1", "--seconds", &LIFE.as_secs().to_string()];
-        let victim = victim::spawn("checksum", &args).expect("everywhere");
-        let since = Instant::now();
-        std::thread::sleep(Duration::from_millis(30));
-        Self { before: View::of(victim.pid()), victim, since }
-    }
-
-    fn has_time(&self) -> bool {
-        self.since.elapsed() + PATIENCE + LAST < LIFE
-    }
-}
 
 /// Streams once, with one side killed after `delay`, or nobody; what remains, or why it is wrong.
 fn once(work: Work, pid: i32, fate: Option<(Side, Duration)>) -> Result<Duration, String> {
@@ -182,26 +152,26 @@ fn either_side_killed_at_any_moment() {
     let kills = number("FARSPACE_TEST_KILLS", u64::from(KILLS)) as u32;
     let mut random = Random(number("FARSPACE_TEST_SEED", 42));
     let first = Target::start();
-    let durations = ALL.map(|work| once(work, first.victim.pid(), None).expect("undisturbed"));
+    let durations = ALL.map(|work| once(work, first.pid(), None).expect("undisturbed"));
     drop(first);
     let (mut failures, mut done) = (Vec::new(), 0);
     while done < kills && failures.len() < 5 {
         let target = Target::start();
-        while done < kills && target.has_time() {
+        while done < kills && target.has_time(PATIENCE + LAST) {
             let at = done as usize % ALL.len();
             let side =
                 if (done as usize / ALL.len()).is_multiple_of(2) { Side::Sender } else { Side::Receiver };
             let delay = random.below(durations[at]);
             done += 1;
             let what = || format!("{:?}, {side:?} killed after {delay:?}", ALL[at]);
-            if let Err(reason) = once(ALL[at], target.victim.pid(), Some((side, delay))) {
+            if let Err(reason) = once(ALL[at], target.pid(), Some((side, delay))) {
                 failures.push(format!("{}: {reason}", what()));
                 break;
             }
-            if let Err(left) = target.before.wait_clean(target.victim.pid(), PATIENCE) {
+            if let Err(left) = target.before.wait_clean(target.pid(), PATIENCE) {
                 // A region that stays is used and taken away by the next visit.
-                let again = once(ALL[at], target.victim.pid(), None);
-                let clean = target.before.wait_clean(target.victim.pid(), PATIENCE);
+                let again = once(ALL[at], target.pid(), None);
+                let clean = target.before.wait_clean(target.pid(), PATIENCE);
                 if again.is_err() || clean.is_err() {
                     failures.push(format!("{}: {left}, then {again:?} {clean:?}", what()));
                     break;
@@ -209,7 +179,7 @@ fn either_side_killed_at_any_moment() {
             }
         }
         // The next run succeeds.
-        if let Err(reason) = once(ALL[0], target.victim.pid(), None) {
+        if let Err(reason) = once(ALL[0], target.pid(), None) {
             failures.push(format!("after kills: {reason}"));
         }
         if let Err(failure) = target.victim.result() {

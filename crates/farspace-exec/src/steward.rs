@@ -163,9 +163,7 @@ impl Steward {
             }
         }
     }
-}
 
-impl Steward {
     /// The answer, if it is there.
     fn look(&self, operation: &'static str) -> Result<Option<i64>> {
         let offset = rustix::fs::seek(self.line.memory.fd(), SeekFrom::Current(0))

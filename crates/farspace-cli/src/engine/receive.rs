@@ -19,14 +19,7 @@ pub(crate) fn receive(
     listening: impl FnOnce(&Address),
     progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<ReceiveReport, Failure> {
-    let receiver = Receiver::listen(address).map_err(|error| failure(&error))?;
-    listening(receiver.address());
-    let mut bytes = 0;
-    let mut step = |more| {
-        bytes += more;
-        progress(bytes)
-    };
-    receiver.receive(path, parent, options, &mut step).map_err(|error| failure(&error))
+    once(address, listening, progress, |receiver, step| receiver.receive(path, parent, options, step))
 }
 
 /// The same for a client of CRIU's page server.
@@ -37,6 +30,16 @@ pub(crate) fn serve_pages(
     listening: impl FnOnce(&Address),
     progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<PageServerReport, Failure> {
+    once(address, listening, progress, |receiver, step| receiver.serve_pages(path, parent, options, step))
+}
+
+/// Listens, and has one client served, who tells the bytes of each step.
+fn once<Report>(
+    address: &Address,
+    listening: impl FnOnce(&Address),
+    progress: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    serve: impl FnOnce(&Receiver, &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<Report, Error>,
+) -> Result<Report, Failure> {
     let receiver = Receiver::listen(address).map_err(|error| failure(&error))?;
     listening(receiver.address());
     let mut bytes = 0;
@@ -44,7 +47,7 @@ pub(crate) fn serve_pages(
         bytes += more;
         progress(bytes)
     };
-    receiver.serve_pages(path, parent, options, &mut step).map_err(|error| failure(&error))
+    serve(&receiver, &mut step).map_err(|error| failure(&error))
 }
 
 /// Here a stream is the input, not the output.
