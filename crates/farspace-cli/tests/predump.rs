@@ -313,7 +313,6 @@ fn a_target_that_ends_is_an_error() {
 }
 
 #[test]
-#[ignore = "once in ten runs the new program does not answer within 30 s on Linux 6.18: not understood yet"]
 fn a_target_that_executes_another_program_is_an_error() {
     let (victim, run, path, _place) = during(&["anon:256M"], |victim| {
         victim.send("exec");

@@ -202,16 +202,18 @@ fn ending_while_farspace_attaches() {
 fn execing_all_the_time() {
     let place = Place::new();
     let file = place.file("out");
-    let victim = victim::spawn("exec-loop", &[]).expect("everywhere");
-    let pid = victim.pid().to_string();
-    for round in 0..40 {
-        let level = LEVELS[round % LEVELS.len()];
-        let run = Run::new(&["dump", &pid, "-o", &file.to_string_lossy(), "--level", level]);
-        match run.code {
-            Some(0) => fs::remove_file(&file).expect("a core"),
-            _ => run.fails(1, &[&pid, "ended or executed another program"]),
+    for threads in ["1", "6"] {
+        let victim = victim::spawn("exec-loop", &["--threads", threads]).expect("everywhere");
+        let pid = victim.pid().to_string();
+        for round in 0..30 {
+            let level = LEVELS[round % LEVELS.len()];
+            let run = Run::new(&["dump", &pid, "-o", &file.to_string_lossy(), "--level", level]);
+            match run.code {
+                Some(0) => fs::remove_file(&file).expect("a core"),
+                _ => run.fails(1, &[&pid, "ended or executed another program"]),
+            }
+            place.is_empty();
         }
-        place.is_empty();
+        victim.finish().unwrap_or_else(|failure| panic!("{failure}"));
     }
-    victim.finish().unwrap_or_else(|failure| panic!("{failure}"));
 }

@@ -166,8 +166,6 @@ fn follow_some(tracking: Tracking, programs: u64) {
 }
 
 #[test]
-#[ignore = "fails on Linux 6.18: in a private mapping of a file, a page that was written and then dropped (MADV_DONTNEED) can \
-            be missed by a look; README, Limits"]
 fn by_write_protection() {
     follow_some(Tracking::WriteProtect, 3);
 }

@@ -10,6 +10,7 @@ use farspace_sys::process::{self, Activity};
 use farspace_sys::ptrace::{Running, SUSPEND_SECCOMP, Stopped, TRACE_SYSGOOD};
 use rustix::io::Errno;
 
+use crate::exec_watch::ExecWatch;
 use crate::{Error, Refusal, Result};
 
 /// A stopped thread and the registers with which it must go on.
@@ -85,6 +86,7 @@ pub fn candidates(pid: i32) -> Result<Vec<i32>> {
 /// Refused: traced, 32-bit, or nothing stops before `deadline`. Gone.
 pub fn borrow(pid: i32, options: u32, deadline: Instant) -> Result<Borrowed> {
     let mut denied = None;
+    let mut watch = None;
     loop {
         for tid in candidates(pid)? {
             let attempt =
@@ -106,6 +108,10 @@ pub fn borrow(pid: i32, options: u32, deadline: Instant) -> Result<Borrowed> {
                     return Err(Error::refused(pid, Refusal::Seccomp));
                 }
                 other => return other,
+            }
+            // The thread may still be traced when the next one is.
+            if watch.is_none() {
+                watch = Some(ExecWatch::start(pid, None)?);
             }
         }
         // ESRCH: it has no memory any more.

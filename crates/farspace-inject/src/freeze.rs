@@ -9,6 +9,7 @@ use farspace_sys::ptrace::{Running, Stopped};
 use rustix::io::Errno;
 
 use crate::borrow::hide_stop;
+use crate::exec_watch::ExecWatch;
 use crate::{Error, Refusal, Result};
 
 /// All threads of a target, stopped; let go when dropped.
@@ -40,6 +41,7 @@ impl Frozen {
     pub fn stop(pid: i32, agent: Option<i32>, timeout: Duration) -> Result<Self> {
         let deadline = Instant::now() + timeout;
         let mut seen: HashSet<i32> = agent.into_iter().collect();
+        let mut watch = None;
         let mut frozen = Self { pid, threads: Vec::new(), since: Instant::now() };
         loop {
             // Once a look at the list finds nothing new, every thread that could make one is stopped.
@@ -50,6 +52,9 @@ impl Frozen {
                 .collect();
             if new.is_empty() {
                 break;
+            }
+            if watch.is_none() && (new.len() > 1 || !frozen.threads.is_empty()) {
+                watch = Some(ExecWatch::start(pid, agent)?);
             }
             if frozen.threads.is_empty() {
                 frozen.since = Instant::now();
@@ -99,7 +104,8 @@ pub(crate) enum Stragglers {
     Leave,
 }
 
-/// Stops these threads of a process, all at once; those that have ended are left out.
+/// Stops these threads of a process, all at once; those that have ended are left out. Where more than one thread is traced
+/// by then, an [`ExecWatch`] is needed.
 ///
 /// # Errors
 ///

@@ -15,6 +15,7 @@ pub mod cave;
 pub mod channel;
 mod context;
 pub mod error;
+mod exec_watch;
 mod exit;
 pub mod freeze;
 mod guests;

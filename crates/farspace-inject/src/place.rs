@@ -22,6 +22,7 @@ use crate::agent::{Agent, Bells};
 use crate::borrow::{self, Borrowed};
 use crate::cave::Cave;
 use crate::context::ContextBytes;
+use crate::exec_watch::ExecWatch;
 use crate::freeze::Stragglers;
 use crate::keeper::{self, Keeper};
 use crate::region::Region;
@@ -164,6 +165,7 @@ impl Visit<'_> {
         // Nobody else may look for children while the helper is one.
         let deadline = Instant::now() + START;
         let others: Vec<i32> = self.may_wait.iter().copied().filter(|&tid| tid != thread.tid()).collect();
+        let _watch = (!others.is_empty()).then(|| ExecWatch::start(pid, None)).transpose()?;
         let soon = Instant::now() + HOLD;
         let held = freeze::hold(pid, &others, soon, Stragglers::Leave).unwrap_or_default();
 

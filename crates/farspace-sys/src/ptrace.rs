@@ -28,6 +28,9 @@ const NAP: Duration = Duration::from_micros(50);
 /// How long a thread is waited for at least: the deadline may be over when it is asked, for want of a CPU here.
 const AT_LEAST: Duration = Duration::from_millis(20);
 
+/// How long a thread that runs or dies is waited for when it is let go.
+const LETTING_GO: Duration = Duration::from_secs(1);
+
 /// PTRACE_O_TRACECLONE: children of the thread are traced, too.
 pub const TRACE_CLONE: u32 = libc::PTRACE_O_TRACECLONE as u32;
 /// PTRACE_O_EXITKILL: the thread dies with its tracer.
@@ -151,8 +154,10 @@ impl Drop for Running {
     fn drop(&mut self) {
         // Only a stopped thread can be let go.
         if self.interrupt().is_ok() {
-            let deadline = Instant::now() + Duration::from_secs(1);
+            let deadline = Instant::now() + LETTING_GO;
             drop(Self { tid: self.tid, _not_send: PhantomData }.wait_interrupted_quietly(deadline));
+        } else {
+            let_go_of_killed(self.tid);
         }
     }
 }
@@ -364,6 +369,7 @@ impl Stopped {
     pub fn detach(self) -> Result<()> {
         let this = ManuallyDrop::new(self);
         request(libc::PTRACE_DETACH, this.tid, 0, this.pending_signal() as usize, "let a thread go")
+            .inspect_err(|_| let_go_of_killed(this.tid))
     }
 }
 
@@ -415,8 +421,52 @@ pub enum Block {
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        let _ = request(libc::PTRACE_DETACH, self.tid, 0, self.pending_signal() as usize, "let a thread go");
+        let signal = self.pending_signal() as usize;
+        if request(libc::PTRACE_DETACH, self.tid, 0, signal, "let a thread go").is_err() {
+            let_go_of_killed(self.tid);
+        }
     }
+}
+
+/// Lets go of a thread that has been killed while it was traced: an exec in its process waits until it is reaped.
+fn let_go_of_killed(tid: i32) {
+    let deadline = Instant::now() + LETTING_GO;
+    while reap_thread(tid) == Reaped::NotYet && Instant::now() < deadline {
+        std::thread::sleep(NAP);
+    }
+}
+
+/// What [`reap_thread`] has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaped {
+    /// It hasn't ended.
+    NotYet,
+    /// Nobody here traces it any more, or it was its process's first thread, whose end is for the parent.
+    Done,
+}
+
+/// Whether a traced thread has ended; if so, nobody waits for us to notice.
+fn has_ended(tid: i32) -> bool {
+    match crate::process::status(tid) {
+        Ok(status) if status.tgid == tid => matches!(status.state, 'Z' | 'X'),
+        _ => reap_thread(tid) == Reaped::Done,
+    }
+}
+
+/// Takes note of the end of a thread that any thread of this process traces. That of a process's first thread is left to
+/// the process's parent, which may be this process.
+pub fn reap_thread(tid: i32) -> Reaped {
+    if !crate::process::status(tid).is_ok_and(|status| status.tgid != tid) {
+        return Reaped::Done;
+    }
+    // SAFETY: plain old data, for which zeros are valid.
+    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::__WALL;
+    // SAFETY: `info` outlives the call.
+    let result = unsafe { libc::waitid(libc::P_PID, tid as libc::id_t, &raw mut info, flags) };
+    // SAFETY: waitid fills this field, or leaves the zero.
+    let is_there = result == 0 && unsafe { info.si_pid() } == 0;
+    if is_there { Reaped::NotYet } else { Reaped::Done }
 }
 
 fn request(what: libc::c_uint, tid: i32, address: usize, data: usize, operation: &'static str) -> Result<()> {
@@ -426,10 +476,7 @@ fn request(what: libc::c_uint, tid: i32, address: usize, data: usize, operation:
     if result < 0 { Err(Error::last(operation, tid)) } else { Ok(()) }
 }
 
-/// Looks for a stop of a traced thread.
-///
-/// Only stops are asked for (waitid(2), WSTOPPED): the end of a target that is this process's own child is for
-/// whoever waits for that child.
+/// Looks for a stop of a traced thread; only for that (waitid(2), WSTOPPED).
 fn look(tid: i32) -> Result<Option<Status>> {
     loop {
         // SAFETY: plain old data, for which zeros are valid.
@@ -459,13 +506,16 @@ fn wait(tid: i32, deadline: Instant) -> Result<Status> {
         if let Some(status) = look(tid)? {
             return Ok(status);
         }
+        if now - begin < SPIN {
+            std::thread::yield_now();
+            continue;
+        }
+        if has_ended(tid) {
+            return Ok(Status::Gone);
+        }
         if now >= deadline.max(begin + AT_LEAST) {
             return Err(Error::new("stop a thread", tid, Errno::TIMEDOUT));
         }
-        if now - begin < SPIN {
-            std::thread::yield_now();
-        } else {
-            std::thread::sleep(NAP);
-        }
+        std::thread::sleep(NAP);
     }
 }

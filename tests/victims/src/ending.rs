@@ -8,7 +8,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// Execs itself over and over, until a command or the end of stdin is there. `--so-far` counts.
+/// Execs itself over and over, until a command or the end of stdin is there. `--so-far` counts. `--threads` of them: the
+/// others sleep, and end with each exec.
 pub(crate) fn exec_loop(args: &[String]) -> Verdict {
     let so_far: u64 = option(args, "--so-far", 0)?;
     let descriptors = std::fs::read_dir("/proc/self/fd").map_err(|e| format!("/proc/self/fd: {e}"))?.count();
@@ -17,6 +18,7 @@ pub(crate) fn exec_loop(args: &[String]) -> Verdict {
     if descriptors != before {
         return Err(format!("{descriptors} descriptors after {so_far} execs, {before} before"));
     }
+    let threads: u32 = option(args, "--threads", 1)?;
     let baseline = Baseline::capture()?;
     if so_far == 0 {
         control::ready("");
@@ -40,8 +42,12 @@ pub(crate) fn exec_loop(args: &[String]) -> Verdict {
         outcome = baseline.check(Left::Agent);
     }
     outcome?;
+    for _ in 1..threads {
+        std::thread::spawn(|| sys::sleep(Duration::from_secs(3600)));
+    }
     let next =
-        ["--so-far".to_owned(), (so_far + 1).to_string(), "--descriptors".to_owned(), before.to_string()];
+        [("--so-far", so_far + 1), ("--descriptors", before as u64), ("--threads", u64::from(threads))];
+    let next = next.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_string()]);
     let error = Command::new("/proc/self/exe").arg0(crate::PROGRAM).arg("exec-loop").args(next).exec();
     Err(format!("exec: {error}"))
 }

@@ -11,6 +11,8 @@ const PAGE: usize = 4096;
 const HUGE: usize = 2 << 20;
 /// Pages of the arena that things happen in.
 const PAGES: usize = 32 << 20 >> 12;
+/// Pages of the file, for the most part never written.
+const FILE_PAGES: usize = 256 * PAGES;
 /// Pages of one kind that a call of its own maps, behind the arena.
 const HUGETLB_PAGES: usize = 2 * HUGE / PAGE;
 
@@ -81,8 +83,10 @@ impl Mapper {
             return Err(format!("mmap: {}", control::describe(sys::errno())));
         }
         sys::os("memfd_create", memfd)?;
+        // Mappings that are moved and grow show parts of the file far behind the first.
+        let len = (FILE_PAGES * PAGE) as i64;
         // SAFETY: no pointers.
-        sys::os("ftruncate", unsafe { libc::ftruncate(memfd, (PAGES * PAGE) as i64) })?;
+        sys::os("ftruncate", unsafe { libc::ftruncate(memfd, len) })?;
         let base = (reserved as usize).next_multiple_of(HUGE) as *mut u8;
         Ok(Self {
             base,
@@ -240,8 +244,8 @@ impl Mapper {
             return;
         }
         if self.random(3) == 0 {
-            // In place: shrunk, or grown where there is room.
-            let new = 1 + self.random(2 * nr);
+            // In place: shrunk, or grown where there is room; but shared memory without a file has an end.
+            let new = 1 + self.random(if kind == Kind::Shared { nr } else { 2 * nr });
             // SAFETY: within the arena, or up to the next mapping behind it.
             let done = unsafe { libc::mremap(self.at(from).cast(), nr * PAGE, new * PAGE, 0) };
             if done != libc::MAP_FAILED && new < nr {

@@ -76,9 +76,10 @@ impl Tracking {
 pub struct Changes {
     /// Pages that have contents of their own now and aren't known to be as they were: to be copied.
     pub changed: PageSet,
-    /// Pages that had contents at the last look, and are zeros, a file's, or unmapped now.
+    /// Pages that had contents at the last look, and are zeros, a file's, unmapped, or untracked now.
     pub gone: PageSet,
-    /// Mappings whose contents count as changed at any time, and why.
+    /// Mappings whose contents count as changed at any time, and why. What is copied of them isn't known here: it says
+    /// nothing any more once they are tracked.
     pub untracked: Vec<(RemoteIoVec, &'static str)>,
     /// How long all threads were stopped for this look.
     pub stop: Duration,

@@ -183,7 +183,9 @@ impl WriteProtect {
                     changes.changed.add(&found.changed);
                 }
                 Err(why) => {
-                    self.known.remove(range.base.0..range.base.0 + range.len);
+                    let lost = self.known.within(range.base.0..range.base.0 + range.len);
+                    self.known.subtract(&lost);
+                    changes.gone.add(&lost);
                     changes.untracked.push((range, why));
                 }
             }
