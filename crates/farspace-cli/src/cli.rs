@@ -345,6 +345,10 @@ pub(crate) struct BenchArgs {
     /// Small sizes and few rounds: to see that it works, not for figures
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Only the groups of rows whose name contains this: devnull-4k, tcp, tcp-onward, unix, tmpfs, file, direct, devnull-huge,
+    /// curve, stream, attach, dump, memory
+    #[arg(long, value_name = "NAME")]
+    pub(crate) only: Option<String>,
     /// Directory on a disk, for the file rows [default: the current directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,

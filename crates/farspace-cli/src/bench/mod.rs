@@ -54,10 +54,15 @@ pub(crate) fn splice(args: &BenchArgs) -> anyhow::Result<Report> {
     let scale = if args.quick { QUICK } else { FULL };
     interrupt::watch()?;
     let disk = args.dir.clone().unwrap_or_else(|| ".".into());
+    let only = args.only.as_deref().unwrap_or_default();
+    let is_wanted = |group: &str| group.contains(only);
     let mut report = Report::new();
-    transfers::measure(scale, &disk, &mut report)?;
-    streams::measure(scale, &mut report)?;
-    stops::measure(scale, &mut report)?;
+    transfers::measure(scale, &is_wanted, &disk, &mut report)?;
+    if is_wanted("stream") {
+        streams::measure(scale, &mut report)?;
+    }
+    stops::measure(scale, &is_wanted, &mut report)?;
+    anyhow::ensure!(!report.is_empty(), "no group of rows of `bench splice` has {only:?} in its name");
     Ok(report)
 }
 

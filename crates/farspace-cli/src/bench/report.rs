@@ -74,6 +74,11 @@ impl Report {
         Self { machine: doctor::machine(), kernel: doctor::kernel_release(), rows: Vec::new() }
     }
 
+    /// True as long as nothing has been added.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// Adds a row without a baseline; nothing for no samples.
     pub(super) fn add(&mut self, name: impl Into<String>, unit: Unit, samples: &[f64]) {
         if samples.is_empty() {

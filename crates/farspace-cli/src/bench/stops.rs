@@ -13,9 +13,13 @@ use crate::demo::room;
 use crate::engine::{Attached, DumpOutcome};
 use crate::interrupt;
 
-/// Adds the rows for attach, dump and memory.
-pub(super) fn measure(scale: Scale, report: &mut Report) -> anyhow::Result<()> {
-    for &size in scale.sizes {
+/// Adds the rows for attach, dump and memory, those of them that are wanted.
+pub(super) fn measure(
+    scale: Scale,
+    is_wanted: &dyn Fn(&str) -> bool,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    for &size in scale.sizes.iter().filter(|_| is_wanted("attach")) {
         if fits(size) {
             attaches(scale, size, report)?;
         }
@@ -25,8 +29,13 @@ pub(super) fn measure(scale: Scale, report: &mut Report) -> anyhow::Result<()> {
         .tempdir_in(room::find(scale.target_bytes, None)?)?;
     interrupt::remove_at_exit(dir.path().to_owned());
     let core = dir.path().join("core");
-    dumps(scale, &core, report)?;
-    peak_memory(scale, &core, report)
+    if is_wanted("dump") {
+        dumps(scale, &core, report)?;
+    }
+    if is_wanted("memory") {
+        peak_memory(scale, &core, report)?;
+    }
+    Ok(())
 }
 
 /// The stop of attaching: as the library measured it, and as the target saw it.

@@ -19,13 +19,21 @@ use crate::units::gb_per_s;
 /// One way to bring the target's bytes to a sink.
 type Transfer<'a> = &'a mut dyn FnMut(&Sink) -> anyhow::Result<u64>;
 
-/// Adds a pair of rows for every sink, and the curve.
-pub(super) fn measure(scale: Scale, disk: &Path, report: &mut Report) -> anyhow::Result<()> {
+/// Adds a pair of rows for every sink that is wanted, and the curve.
+pub(super) fn measure(
+    scale: Scale,
+    is_wanted: &dyn Fn(&str) -> bool,
+    disk: &Path,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     let target = SampleTarget::start(scale.target_bytes, 0, Pages::Default, Life::Asleep)?;
     for kind in
         [Kind::DevNull, Kind::Tcp, Kind::TcpOnward, Kind::Unix, Kind::Tmpfs, Kind::PageCache, Kind::Direct]
     {
         let suffix = if kind == Kind::DevNull { "devnull-4k".to_owned() } else { kind.name().to_owned() };
+        if !is_wanted(&suffix) {
+            continue;
+        }
         if let Err(error) = Sink::open(kind, disk).map(Sink::finish) {
             skip(&suffix, &error.to_string());
             continue;
@@ -33,8 +41,13 @@ pub(super) fn measure(scale: Scale, disk: &Path, report: &mut Report) -> anyhow:
         rows(&target, kind, &suffix, scale.pairs, disk, report)?;
     }
     target.finish()?;
-    huge(scale, disk, report)?;
-    curve(scale, disk, report)
+    if is_wanted("devnull-huge") {
+        huge(scale, disk, report)?;
+    }
+    if is_wanted("curve") {
+        curve(scale, disk, report)?;
+    }
+    Ok(())
 }
 
 /// Huge pages, if the system gives any.
