@@ -34,6 +34,9 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// Debian keeps the server's programs in a directory for each version.
 const POSTGRES: &str = "/usr/lib/postgresql";
 
+/// A variable that is set where nothing may be installed.
+pub(crate) const NO_INSTALL: &str = "FARSPACE_TEST_NO_INSTALL";
+
 /// Finds or installs everything.
 ///
 /// # Errors
@@ -46,8 +49,7 @@ pub(crate) fn ensure(shell: &Shell) -> anyhow::Result<()> {
     let packages = missing.iter().map(|(_, package)| *package).collect::<BTreeSet<_>>();
     let programs = missing.iter().map(|(program, _)| *program).collect::<Vec<_>>().join(", ");
     let list = packages.iter().copied().collect::<Vec<_>>().join(" ");
-    let debian = Path::new("/etc/debian_version").exists() && find("apt-get").is_some();
-    if !debian || !rustix::process::geteuid().is_root() {
+    if !may_install() {
         bail!(
             "the tests need {programs}, which {} not here; on Debian:\n    \
              sudo apt-get update && sudo apt-get install --no-install-recommends {list}\n\
@@ -72,13 +74,12 @@ pub(crate) fn ensure_installed(
     purpose: &str,
     packages: &[&'static str],
 ) -> anyhow::Result<()> {
-    let missing = packages.iter().copied().filter(|package| !is_installed(shell, package));
-    let missing = missing.collect::<BTreeSet<_>>();
+    let missing = not_installed(shell, packages);
     if missing.is_empty() {
         return Ok(());
     }
     let list = missing.iter().copied().collect::<Vec<_>>().join(" ");
-    if find("apt-get").is_none() || !rustix::process::geteuid().is_root() {
+    if !may_install() {
         bail!(
             "{purpose} takes these Debian packages, which are not here:\n    \
              sudo apt-get update && sudo apt-get install --no-install-recommends {list}"
@@ -86,6 +87,21 @@ pub(crate) fn ensure_installed(
     }
     println!("== packages: {list}");
     install(shell, &missing).with_context(|| format!("installing {list}"))
+}
+
+/// Those of the packages that are neither there nor can be installed by this program.
+pub(crate) fn out_of_reach(shell: &Shell, packages: &[&'static str]) -> BTreeSet<&'static str> {
+    if may_install() { BTreeSet::new() } else { not_installed(shell, packages) }
+}
+
+fn not_installed(shell: &Shell, packages: &[&'static str]) -> BTreeSet<&'static str> {
+    packages.iter().copied().filter(|package| !is_installed(shell, package)).collect()
+}
+
+/// As root on Debian, unless it is forbidden.
+fn may_install() -> bool {
+    let is_debian = Path::new("/etc/debian_version").exists() && find("apt-get").is_some();
+    is_debian && rustix::process::geteuid().is_root() && std::env::var_os(NO_INSTALL).is_none()
 }
 
 fn is_installed(shell: &Shell, package: &str) -> bool {

@@ -46,7 +46,7 @@ impl Step {
                 processes::kill_tree(pid);
             }
         });
-        let mut counts = None;
+        let (mut counts, mut skipped) = (None, None);
         if let Some(stdout) = child.stdout.take() {
             for line in BufReader::new(stdout).split(b'\n') {
                 let line = line?;
@@ -54,6 +54,9 @@ impl Step {
                 println!("{line}");
                 if let Some(more) = Counts::parse(&line) {
                     counts.get_or_insert_with(Counts::default).add(more);
+                }
+                if let Some(reason) = line.strip_prefix(SKIPPED) {
+                    skipped = Some(reason.trim().to_owned());
                 }
             }
         }
@@ -63,7 +66,7 @@ impl Step {
         if !status.success() {
             println!("{name}: {status}");
         }
-        Ok(Outcome { success: status.success(), took: begin.elapsed(), counts })
+        Ok(Outcome { success: status.success(), took: begin.elapsed(), counts, skipped })
     }
 }
 
@@ -73,7 +76,12 @@ pub(crate) struct Outcome {
     pub(crate) took: Duration,
     /// Sums of the step's `test result:` lines, if it printed any.
     pub(crate) counts: Option<Counts>,
+    /// Why it has done nothing, if it has said so.
+    pub(crate) skipped: Option<String>,
 }
+
+/// What a command's line begins with that says why it does nothing.
+pub(crate) const SKIPPED: &str = "step skipped: ";
 
 /// Tests by how they went.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]

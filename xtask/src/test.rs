@@ -19,7 +19,10 @@ pub(crate) struct Options {
 /// Runs all steps; false if one of them failed.
 pub(crate) fn run(shell: &Shell, options: &Options) -> anyhow::Result<bool> {
     let begin = Instant::now();
-    if !options.no_install {
+    if options.no_install {
+        // For the steps that need more.
+        shell.set_var(packages::NO_INSTALL, "1");
+    } else {
         packages::ensure(shell)?;
     }
     let wanted = |step: &Step| options.only.as_ref().is_none_or(|only| step.name.contains(only.as_str()));
@@ -46,15 +49,21 @@ fn summarize(results: &[(&str, Outcome)], took: Duration) -> bool {
     println!("\n== Summary");
     let mut total = Counts::default();
     for (name, outcome) in results {
-        let verdict = if outcome.success { "ok" } else { "FAILED" };
+        let verdict = match &outcome.skipped {
+            _ if !outcome.success => "FAILED",
+            Some(_) => "skipped",
+            None => "ok",
+        };
         let counts = outcome.counts.map_or_else(String::new, |counts| format!("  {counts}"));
-        println!("{verdict:>7}  {:>7.1} s  {name}{counts}", outcome.took.as_secs_f64());
+        let reason = outcome.skipped.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+        println!("{verdict:>7}  {:>7.1} s  {name}{counts}{reason}", outcome.took.as_secs_f64());
         if let Some(counts) = outcome.counts {
             total.add(counts);
         }
     }
     let failed = results.iter().filter(|(_, outcome)| !outcome.success).count();
-    println!("{} steps, {failed} failed, {:.1} s", results.len(), took.as_secs_f64());
+    let skipped = results.iter().filter(|(_, outcome)| outcome.skipped.is_some()).count();
+    println!("{} steps, {failed} failed, {skipped} skipped, {:.1} s", results.len(), took.as_secs_f64());
     println!("{total}");
     failed == 0
 }

@@ -86,6 +86,15 @@ pub(super) fn run(shell: &Shell, options: &Options) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// Why none can be built here, if that is so.
+pub(crate) fn obstacle(shell: &Shell) -> Option<String> {
+    let missing = toolchain::out_of_reach(shell);
+    let list = missing.iter().copied().collect::<Vec<_>>().join(" ");
+    (!missing.is_empty()).then(|| {
+        format!("building a kernel takes Debian packages that are not here and can't be installed: {list}")
+    })
+}
+
 /// A kernel: from the cache, or built.
 ///
 /// # Errors

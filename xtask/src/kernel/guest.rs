@@ -69,6 +69,11 @@ impl Machine {
         Ok(debug * if vm.accel()? == Accel::Kvm { 1 } else { 5 })
     }
 
+    /// Why there is no such kernel here and none can be built, if that is so.
+    pub(super) fn obstacle(&self, shell: &Shell) -> Option<String> {
+        if self.kernel.is_some() { None } else { build::obstacle(shell) }
+    }
+
     fn image(&self, shell: &Shell) -> anyhow::Result<PathBuf> {
         if let Some(kernel) = &self.kernel {
             return Ok(kernel.clone());

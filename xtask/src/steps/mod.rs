@@ -6,13 +6,14 @@ mod clippy;
 mod conformance;
 mod criu;
 mod format;
+mod kernel;
 mod unit;
 
 use crate::step::Step;
 use xshell::Shell;
 
 /// All steps.
-pub(crate) fn all(shell: &Shell) -> [Step; 6] {
+pub(crate) fn all(shell: &Shell) -> [Step; 7] {
     [
         format::step(shell),
         clippy::step(shell),
@@ -20,5 +21,6 @@ pub(crate) fn all(shell: &Shell) -> [Step; 6] {
         unit::step(shell),
         conformance::step(shell),
         criu::step(shell),
+        kernel::step(shell),
     ]
 }

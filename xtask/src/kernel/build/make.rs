@@ -57,8 +57,9 @@ impl Make {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new("make");
-        command.arg("--directory").arg(&self.source).args(&self.variables);
+        // If this program is killed make gets a SIGTERM, which it passes on to all that it has started.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "make", "--directory"]).arg(&self.source).args(&self.variables);
         // What cargo tells its children isn't meant for the kernel.
         for name in
             ["MAKEFLAGS", "MFLAGS", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC", "CC", "LD_LIBRARY_PATH"]

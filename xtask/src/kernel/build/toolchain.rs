@@ -4,6 +4,7 @@ use super::cache::Cache;
 use super::inputs::Hash;
 use crate::packages;
 use anyhow::{Context, bail};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use xshell::{Shell, cmd};
 
@@ -41,6 +42,11 @@ pub(super) struct Toolchain {
     pub(super) bindgen: PathBuf,
     /// Every package with its version.
     pub(super) versions: String,
+}
+
+/// Packages that are needed and can't be had.
+pub(super) fn out_of_reach(shell: &Shell) -> BTreeSet<&'static str> {
+    packages::out_of_reach(shell, &PACKAGES)
 }
 
 impl Toolchain {
