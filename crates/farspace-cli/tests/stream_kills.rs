@@ -50,7 +50,10 @@ struct Work {
     more: &'static [&'static str],
 }
 
-const ALL: [Work; 4] = [
+const ALL: [Work; 7] = [
+    Work { level: "converge", more: &[] },
+    Work { level: "converge", more: &["--compress=1"] },
+    Work { level: "converge", more: &["--tree"] },
     Work { level: "snapshot", more: &[] },
     Work { level: "frozen", more: &[] },
     Work { level: "fuzzy", more: &["--compress=1"] },

@@ -31,7 +31,7 @@ use place::Place;
 use run::Run;
 use stream::{Receiving, dump};
 
-const LEVELS: [&str; 3] = ["snapshot", "frozen", "fuzzy"];
+const LEVELS: [&str; 4] = ["converge", "snapshot", "frozen", "fuzzy"];
 const ANY: &str = "tcp:127.0.0.1:0";
 
 fn memory(size: &str) -> (Victim, Region) {
@@ -168,12 +168,12 @@ fn a_cut_connection_leaves_nothing() {
         copied.join().expect("no panic")
     };
     assert!(whole > region.len);
-    for (at, level) in (0..24u64).zip(LEVELS.iter().cycle()) {
+    for (at, level) in (0..32u64).zip(LEVELS.iter().cycle()) {
         // Heads are few: half of the cuts are near the beginning and the end, where most of them are.
         let after = match at % 4 {
             0 => at,
             1 => whole - 1 - at,
-            _ => at * whole / 24,
+            _ => at * whole / 32,
         };
         let place = Place::new();
         let receiving = Receiving::start(ANY, &place.file("core"), &["--timeout", "5"]);
@@ -272,7 +272,7 @@ fn a_receiver_that_stalls() {
             if answers {
                 let mut hello = [0; 16];
                 stream.read_exact(&mut hello).expect("a hello");
-                let ready = [&0x101_u32.to_le_bytes()[..], &1_u32.to_le_bytes(), b"FARSPACE"].concat();
+                let ready = [&0x101_u32.to_le_bytes()[..], &2_u32.to_le_bytes(), b"FARSPACE"].concat();
                 stream.write_all(&ready).expect("taken");
             }
             let sent = Run::ended(sender.wait_with_output().expect("an end"));
@@ -304,6 +304,43 @@ fn a_target_that_ends() {
             sent.fails(1, &["ended or executed another program"]);
             received.fails(1, &[]);
             place.is_empty();
+        }
+    }
+}
+
+/// The target writes all the time, and the receiver is slow: what the target writes after the stop is in no page, although
+/// the pages themselves are in the socket's queue.
+#[test]
+fn one_instant_at_a_slow_receiver() {
+    let converge = &["--level", "converge"][..];
+    // What has changed last fits into farspace's memory, and doesn't.
+    let cases: [(u64, &[&str]); 5] = [
+        (512, converge),
+        (6144, converge),
+        (6144, &["--level", "converge", "--compress=1"]),
+        (6144, &["--level", "frozen"]),
+        (6144, &["--level", "snapshot"]),
+    ];
+    for (pages, args) in cases {
+        let sweep = ["--pages", &pages.to_string()];
+        let mut victim = victim::spawn("sweep", &sweep).expect("everywhere");
+        let region = victim.region("anon").expect("named");
+        let place = Place::new();
+        let receiving = Receiving::start(ANY, &place.file("core"), &[]);
+        let (address, _copied) = slow(&receiving.address);
+        assert_ok(&Run::of(&mut dump(victim.pid(), &address, args)));
+        assert_ok(&receiving.finish());
+        assert_eq!(victim.command("exit").expect("unharmed"), "ok");
+        let core = CoreFile::open(&place.file("core"));
+        let number = |page: u64| {
+            let bytes = core.page(region.addr + page * 4096).expect("in the core");
+            u64::from_le_bytes(bytes[..8].try_into().expect("eight"))
+        };
+        let numbers: Vec<u64> = (0..pages).map(number).collect();
+        let last = numbers.iter().copied().max().expect("some");
+        for (page, number) in (0..).zip(numbers) {
+            let expected = last - (last - page) % pages;
+            assert_eq!(number, expected, "page {page} of {pages} with {args:?}, last {last}");
         }
     }
 }

@@ -81,7 +81,7 @@ fn all_of_a_family() {
     }
     let pids: BTreeSet<i32> = tree(family.pid()).into_iter().collect();
     assert_eq!(pids.len(), 7);
-    for level in ["snapshot", "frozen", "fuzzy"] {
+    for level in ["converge", "snapshot", "frozen", "fuzzy"] {
         for remote in [false, true] {
             let place = Place::new();
             let args = ["--tree", "--level", level, "--json"];
@@ -125,7 +125,7 @@ fn all_of_a_family() {
 fn a_fork_storm() {
     let family = family(&["2", "storm"]);
     let mut done = 0;
-    for level in ["frozen", "snapshot", "fuzzy"].iter().cycle().take(9) {
+    for level in ["converge", "frozen", "snapshot", "fuzzy"].iter().cycle().take(12) {
         let place = Place::new();
         let to = place.file("cores").to_string_lossy().into_owned();
         let run = Run::of(&mut dump(family.pid(), &to, &["--tree", "--level", level]));
@@ -143,7 +143,7 @@ fn a_fork_storm() {
         }
         assert_running(family.pid());
     }
-    assert!(done >= 6, "only {done} of 9 dumps were made");
+    assert!(done >= 8, "only {done} of 12 dumps were made");
     assert_well(family);
 }
 
@@ -152,9 +152,9 @@ fn a_fork_storm() {
 fn killed_at_any_moment() {
     let family = family(&["3", "storm"]);
     let place = Place::new();
-    for at in 0..40u64 {
+    for at in 0..60u64 {
         let to = place.file(&format!("cores.{at}")).to_string_lossy().into_owned();
-        let level = ["frozen", "snapshot"][at as usize % 2];
+        let level = ["frozen", "snapshot", "converge"][at as usize % 3];
         let mut command = dump(family.pid(), &to, &["--tree", "--level", level]);
         let mut farspace = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
         // Spread over the first 200 ms.

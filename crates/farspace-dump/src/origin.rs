@@ -33,11 +33,6 @@ impl<'a> Origin<'a> {
         Ok(Self { pagemap: Pagemap::open(snapshot.pid())?, memory, way: Way::Snapshot(snapshot) })
     }
 
-    /// True for a snapshot.
-    pub(crate) fn is_snapshot(&self) -> bool {
-        matches!(self.way, Way::Snapshot(_))
-    }
-
     /// Moves ranges into a sink without a copy, or by the best copy.
     pub(crate) fn splice(
         &mut self,

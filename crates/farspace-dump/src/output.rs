@@ -4,9 +4,13 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open, openat, renameat, unlinkat};
+use farspace::Extent;
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, Mode, OFlags, fallocate, linkat, open, openat, renameat, unlinkat,
+};
 use rustix::io::Errno;
 
 use crate::{Error, Result};
@@ -147,6 +151,22 @@ impl Drop for Output {
     }
 }
 
+/// Makes a hole in what there is of a file, or zeros where the file system has no holes.
+pub(crate) fn punch(file: &File, hole: Extent) -> io::Result<()> {
+    const ZEROS: u64 = 1 << 20;
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match fallocate(file, flags, hole.offset, hole.len) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+        other => return other.map_err(Into::into),
+    }
+    let end = (hole.offset + hole.len).min(file.metadata()?.len());
+    let zeros = vec![0; ZEROS.min(hole.len) as usize];
+    for at in (hole.offset..end).step_by(ZEROS as usize) {
+        file.write_all_at(&zeros[..(end - at).min(ZEROS) as usize], at)?;
+    }
+    Ok(())
+}
+
 pub(crate) fn hidden_name(path: &Path) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
@@ -161,6 +181,18 @@ pub(crate) fn fail(operation: &'static str, path: &Path, errno: Errno) -> Error 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hole_is_zeros_and_makes_nothing_longer() {
+        let file = tempfile::tempfile().expect("a file");
+        file.write_all_at(&[7; 100], 0).expect("written");
+        punch(&file, Extent { offset: 10, len: 20 }).expect("punched");
+        punch(&file, Extent { offset: 90, len: 1 << 40 }).expect("punched");
+        let mut bytes = [1; 100];
+        file.read_exact_at(&mut bytes, 0).expect("as long as it was");
+        let expected: [u8; 100] = std::array::from_fn(|i| if matches!(i, 10..30 | 90..) { 0 } else { 7 });
+        assert!(bytes == expected && file.metadata().expect("there").len() == 100);
+    }
 
     #[test]
     fn an_output_has_its_name_only_when_finished() {

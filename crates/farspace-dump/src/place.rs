@@ -10,8 +10,9 @@ use farspace_image::core_file::CoreLayout;
 use farspace_sys::{RemoteAddr, RemoteIoVec};
 use rustix::io::Errno;
 
+use crate::dirty::PageSet;
 use crate::origin::Origin;
-use crate::output::Output;
+use crate::output::{Output, punch};
 use crate::output_directory::OutputDirectory;
 use crate::stream::{Kind, Outgoing, Step, StreamOptions};
 use crate::{Error, Result};
@@ -116,6 +117,17 @@ pub(crate) struct Remote {
     file: u32,
 }
 
+/// Bytes in a buffer of this process that belong to a place in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Offset in the file, in bytes.
+    pub(crate) offset: u64,
+    /// Index in the buffer.
+    pub(crate) at: usize,
+    /// Length, in bytes.
+    pub(crate) len: usize,
+}
+
 impl Place {
     /// Begins a dump of one file; `name` is what a receiver calls it that wasn't told a name.
     pub(crate) fn create(to: &Destination, name: &str, overwrite: bool) -> Result<Self> {
@@ -145,6 +157,32 @@ impl Place {
             }
             Self::There(remote) => remote.lock().write_at(remote.file, offset, bytes),
         }
+    }
+
+    /// Writes many pieces of a buffer.
+    pub(crate) fn write_held(&self, buffer: &[u8], held: &[Held]) -> Result<()> {
+        match self {
+            Self::Here(output) => held.iter().try_for_each(|held| {
+                let bytes = &buffer[held.at..held.at + held.len];
+                output.file().write_all_at(bytes, held.offset).map_err(|e| output.error("write", e))
+            }),
+            Self::There(remote) => remote.lock().write_held(remote.file, buffer, held),
+        }
+    }
+
+    /// Makes holes in what was written.
+    pub(crate) fn punch(&self, holes: &[Extent]) -> Result<()> {
+        match self {
+            Self::Here(output) => holes
+                .iter()
+                .try_for_each(|hole| punch(output.file(), *hole).map_err(|e| output.error("write", e))),
+            Self::There(remote) => remote.lock().punch(remote.file, holes),
+        }
+    }
+
+    /// Makes a file here at least this long: only then is it written from both ends.
+    pub(crate) fn extend(&self, len: u64) -> Result<()> {
+        self.here().map_or(Ok(()), |output| output.extend(len))
     }
 
     /// Says where the file ends; what wasn't written is holes.
@@ -208,7 +246,7 @@ impl Place {
 }
 
 impl Remote {
-    /// Moves runs of a mapping that begins at `start` to where it begins in the file. Returns the bytes that couldn't be had.
+    /// Moves runs of a mapping that begins at `start` to where it begins in the file. Returns the pages that couldn't be had.
     pub(crate) fn runs(
         &self,
         origin: &mut Origin<'_>,
@@ -216,7 +254,7 @@ impl Remote {
         start: RemoteAddr,
         offset: u64,
         step: Step<'_>,
-    ) -> Result<u64> {
+    ) -> Result<PageSet> {
         let place = |run: &RemoteIoVec| Extent { offset: offset + (run.base.0 - start.0), len: run.len };
         let places: Vec<_> = runs.iter().map(place).collect();
         self.lock().pages(self.file, origin, runs, &places, step)

@@ -71,8 +71,10 @@ pub struct DumpReport {
 pub struct TreeReport {
     /// The process that the tree begins with.
     pub pid: i32,
-    /// Consistency level, the same for all.
+    /// Consistency level of all, but for those whose own report says another one.
     pub level: String,
+    /// The one that was asked for.
+    pub requested_level: String,
     /// The directory; the core of each process is core.PID in it.
     pub path: PathBuf,
     /// How long the first that was stopped waited for all to go on, in ns.

@@ -43,16 +43,10 @@ impl<'a> Writer<'a> {
         let start = planned.mapping.start;
         let mut missing = 0;
         for runs in runs.chunks(RUNS) {
-            missing += match self.place {
-                _ if planned.traits.is_unreadable => self.by_memory(&origin.memory, runs, start, offset)?,
-                Place::Here(output) => self.by_splice(output, origin, runs, start, offset)?,
-                Place::There(remote) => {
-                    let (done, progress) = (&mut self.done, &mut self.progress);
-                    remote.runs(origin, runs, start, offset, &mut |bytes| {
-                        done.done_bytes += bytes;
-                        progress(*done)
-                    })?
-                }
+            missing += if planned.traits.is_unreadable {
+                self.by_memory(&origin.memory, runs, start, offset)?
+            } else {
+                self.runs(origin, runs, start, offset)?
             };
         }
         if missing > 0 {
@@ -61,9 +55,32 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Moves runs that are as far apart in the file as they are in memory, where `start` belongs to `offset`. Returns the
+    /// bytes that couldn't be had.
+    pub(crate) fn runs(
+        &mut self,
+        origin: &mut Origin<'_>,
+        runs: &[RemoteIoVec],
+        start: RemoteAddr,
+        offset: u64,
+    ) -> Result<u64> {
+        match self.place {
+            Place::Here(output) => self.by_splice(output, origin, runs, start, offset),
+            Place::There(remote) => {
+                let (done, progress) = (&mut self.done, &mut self.progress);
+                let missing = remote.runs(origin, runs, start, offset, &mut |bytes| {
+                    done.done_bytes += bytes;
+                    progress(*done)
+                })?;
+                self.unreadable.add(&missing);
+                Ok(missing.bytes())
+            }
+        }
+    }
+
     /// Moves the runs; a page that can't be had is copied by the other route or left as a hole. Returns the
     /// bytes that couldn't be had at all.
-    pub(crate) fn by_splice(
+    fn by_splice(
         &mut self,
         output: &Output,
         origin: &mut Origin<'_>,

@@ -44,6 +44,7 @@ mod seccomp;
 mod smaps;
 mod storm;
 mod stuck;
+mod sweep;
 mod timeline;
 mod traced;
 mod tree;
@@ -67,7 +68,7 @@ const VICTIMS: &[(&str, &str, Main)] = &[
     ("exit-race", "[--after-us N] [--threads N]", ending::exit_race),
     ("guest-room", "[--image N]", room::main),
     ("idle", "", attached::idle),
-    ("mapper", "[--seed N]", mapper::main),
+    ("mapper", "[--seed N] [--children N]", mapper::main),
     ("memory", "[NAME[:LEN[K|M|G]]...]", memory::main),
     ("nproc", "", nproc::main),
     ("reaper", "subreaper|pidns", reaper::main),
@@ -76,6 +77,7 @@ const VICTIMS: &[(&str, &str, Main)] = &[
     ("stopped", "", ending::stopped),
     ("storm", "[fork] [mmap] [thread] [exec]", storm::main),
     ("stuck-room", "", stuck::main),
+    ("sweep", "[--pages N] [--pause-us N]", sweep::main),
     ("timeline", "[--threads N] [--room]", timeline::main),
     ("traced", "running|stopped", traced::main),
     ("tree", "[--dir DIR] [--cold-mib N] [--hot PAGES] [--pause-ms N]", tree::main),

@@ -1,9 +1,10 @@
 //! A program that changes its memory at random, in every way there is; the seed says how.
 //!
 //! `step N` makes N changes, `run MS` goes on for so long; both answer `ok N` when done, and then nothing changes until
-//! the next command.
+//! the next command. With `--children N` so many processes do the same, each in its own way, and share the memory of one file.
 
 use crate::{Verdict, control, option, sys};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::ptr;
 use std::time::{Duration, Instant};
 
@@ -38,9 +39,20 @@ struct Mapper {
 
 pub(crate) fn main(args: &[String]) -> Verdict {
     let mut mapper = Mapper::new(option(args, "--seed", 1)?)?;
+    let mut children = Vec::new();
+    for _ in 0..option(args, "--children", 0)? {
+        mapper.state += 1 << 32;
+        children.push(Relative::new(&mut mapper)?);
+    }
     control::ready(if mapper.hugetlb.is_some() { "hugetlb" } else { "" });
+    serve(&mut mapper, &children)
+}
+
+/// Does what it is told, together with its children.
+fn serve(mapper: &mut Mapper, children: &[Relative]) -> Verdict {
     loop {
         let line = control::command()?;
+        children.iter().try_for_each(|child| child.tell(line.as_deref().unwrap_or("exit")))?;
         let words = line.as_deref().unwrap_or("exit").split_whitespace().collect::<Vec<_>>();
         let number = |word: &str| word.parse::<u64>().map_err(|_| format!("{word:?} is no number"));
         let done = match words.as_slice() {
@@ -59,12 +71,55 @@ pub(crate) fn main(args: &[String]) -> Verdict {
                 n
             }
             ["exit"] => {
+                children.iter().try_for_each(Relative::answer)?;
+                children.iter().try_for_each(|child| sys::wait_success(child.pid))?;
                 control::say("ok");
                 return Ok(());
             }
             _ => return Err(format!("{words:?} is not a command")),
         };
+        children.iter().try_for_each(Relative::answer)?;
         control::say(&format!("ok {done}"));
+    }
+}
+
+/// A child that does the same, with pipes in the place of stdin and stdout.
+struct Relative {
+    pid: i32,
+    to: OwnedFd,
+    from: OwnedFd,
+}
+
+impl Relative {
+    fn new(mapper: &mut Mapper) -> Result<Self, String> {
+        let ((stdin, to), (from, stdout)) = (sys::pipe()?, sys::pipe()?);
+        let pid = sys::fork(|| {
+            // These pages are reserved for the parent alone.
+            if let Some(hugetlb) = mapper.hugetlb.take() {
+                // SAFETY: nothing refers to it.
+                unsafe { libc::munmap(hugetlb.cast(), HUGETLB_PAGES * PAGE) };
+            }
+            // SAFETY: no pointers, and nobody else's descriptors.
+            let fds = unsafe { libc::dup2(stdin.as_raw_fd(), 0) | libc::dup2(stdout.as_raw_fd(), 1) };
+            let lived = sys::os("dup2", fds).and_then(|_| sys::die_with_parent());
+            i32::from(lived.and_then(|()| serve(mapper, &[])).is_err())
+        })?;
+        Ok(Self { pid, to, from })
+    }
+
+    fn tell(&self, line: &str) -> Verdict {
+        sys::write_all(&self.to, format!("{line}\n").as_bytes())
+    }
+
+    /// Waits for its answer, which is one line.
+    fn answer(&self) -> Verdict {
+        let mut byte = [0];
+        while byte != *b"\n" {
+            if sys::read(&self.from, &mut byte)? == 0 {
+                return Err(format!("child {} ended", self.pid));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -102,8 +102,12 @@ fn warn_of_tree(outcome: &TreeOutcome, verbose: bool) {
     for process in &outcome.report.processes {
         let memory = format!("memory of pid {}", process.pid);
         warn_of_copy(&memory, &process.mechanism, &process.fallback_reasons, verbose);
+        let pid = process.pid;
+        if let Some(missed) = &process.missed {
+            let (level, wanted) = (&process.level, &process.requested_level);
+            eprint_line(&format!("level {level} instead of {wanted} for pid {pid}: {missed}"));
+        }
         if verbose {
-            let pid = process.pid;
             process.weaker.iter().for_each(|range| eprint_line(&format!("weaker in core.{pid}: {range}")));
         }
     }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use farspace::{Frozen, Snapshot, Target};
-use farspace_image::core_file::{CoreLayout, CoreSpec, SIGINFO_STOPPED, Segment, Thread, trim_xsave};
+use farspace_image::core_file::{
+    CoreLayout, CoreSpec, Process, SIGINFO_STOPPED, Segment, Thread, trim_xsave,
+};
 use farspace_sys::memory::{FileWindow, Memory};
 use farspace_sys::pagemap::Pagemap;
 use farspace_sys::process::{self, Mapping};
@@ -91,6 +93,11 @@ impl<'a> Job<'a> {
     pub(super) fn fall_back(&mut self, level: Level, course: Course) {
         self.level = level;
         self.course = Course { level, ..course };
+    }
+
+    /// True if the pages are copied in the stop.
+    pub(super) fn copies_stopped(&self) -> bool {
+        self.level.copies_stopped()
     }
 
     pub(super) fn pid(&self) -> i32 {
@@ -241,8 +248,22 @@ impl<'a> Job<'a> {
         Ok((layout, bytes))
     }
 
+    /// The mappings, without the bytes of those that another core has by now; which one has them is decided by
+    /// [`Job::not_twice`].
+    pub(crate) fn once(&self, planned: &[Planned]) -> Vec<Planned> {
+        let mut once = planned.to_vec();
+        if let Some((shared, name)) = &self.shared {
+            for planned in &mut once {
+                if shared.meanwhile().held_by(planned, name).is_some() {
+                    planned.dumped_bytes = 0;
+                }
+            }
+        }
+        once
+    }
+
     /// The same mapping, without its bytes if another core of the same instant has them.
-    fn not_twice(&mut self, mut planned: Planned) -> Planned {
+    pub(crate) fn not_twice(&mut self, mut planned: Planned) -> Planned {
         if let Some((shared, name)) = &self.shared
             && let Some(there) = shared.held_by(&planned, name)
         {
@@ -328,24 +349,25 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// Who the process is, and its auxiliary vector.
+    pub(crate) fn census(&self) -> Result<(Process, Vec<u8>)> {
+        Ok((census::process(self.pid)?, census::auxv(self.pid)))
+    }
+
     pub(crate) fn spec(
         &self,
+        (process, auxv): (Process, Vec<u8>),
         threads: Vec<Thread>,
         mappings: &[Planned],
         segments: Vec<Segment>,
-    ) -> Result<CoreSpec> {
-        Ok(CoreSpec {
-            process: census::process(self.pid)?,
-            auxv: census::auxv(self.pid),
-            files: mappings.iter().filter_map(Planned::mapped_file).collect(),
-            threads,
-            segments,
-        })
+    ) -> CoreSpec {
+        let files = mappings.iter().filter_map(Planned::mapped_file).collect();
+        CoreSpec { process, auxv, files, threads, segments }
     }
 
     fn layout(&self, threads: Vec<Thread>, mappings: &[Planned]) -> Result<CoreLayout> {
         let segments = mappings.iter().map(Planned::segment).collect();
-        let spec = self.spec(threads, mappings, segments)?;
+        let spec = self.spec(self.census()?, threads, mappings, segments);
         CoreLayout::new(spec).map_err(|source| Error::Layout { pid: self.pid, source })
     }
 

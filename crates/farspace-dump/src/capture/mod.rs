@@ -7,9 +7,11 @@
 //! | frozen | registers, mappings, all pages | - |
 //! | fuzzy | registers, list of mappings | all pages, live |
 //!
-//! [`job`] has the stages of one process, [`tree`] takes the stages of several processes together.
+//! [`job`] has the stages of one process, [`tree`] takes the stages of several processes together,
+//! and [`rounds`] what they copy before the stop.
 
 pub(crate) mod job;
+mod rounds;
 mod shared;
 mod tree;
 
@@ -22,9 +24,8 @@ use farspace_image::filter::CoredumpFilter;
 use farspace_sys::process;
 use rustix::io::Errno;
 
-use crate::converge::{Course, Sheet};
+use crate::converge::Course;
 use crate::dirty::{Tracker, Tracking};
-use crate::output::Output;
 use crate::place::{Destination, Place};
 use crate::plan::{Selection, Undumped};
 use crate::program::Program;
@@ -80,9 +81,9 @@ fn one(
     let mut target = attach(job.pid(), options)?;
     let mut level = options.level;
     if level == Level::Converge {
-        match way(&target, options, place)? {
-            Ok((tracker, output)) => {
-                let mut to = Sheet { place, output, progress };
+        match way(&target, options)? {
+            Ok(tracker) => {
+                let mut to = To { place, progress };
                 let written = job.converge(&mut target, tracker, options, program, &mut to)?;
                 return Ok((written, target));
             }
@@ -108,23 +109,19 @@ fn one(
 }
 
 /// What a dump that converges needs; or why it can't, and the level instead.
-fn way<'a>(
-    target: &Target,
-    options: &DumpOptions,
-    place: &'a Place,
-) -> Result<std::result::Result<(Tracker, &'a Output), Course>> {
-    let has_agent = target.report().mechanism.is_zero_copy();
-    let level = if has_agent { Level::Snapshot } else { Level::Frozen };
-    let instead =
-        |why: &str, reasons| Course { level, missed: Some(why.to_owned()), reasons, ..Course::default() };
-    let Some(output) = place.here() else {
-        return Ok(Err(instead("what was sent to a receiver can't be written again", Vec::new())));
-    };
+fn way(target: &Target, options: &DumpOptions) -> Result<std::result::Result<Tracker, Course>> {
     let tracker = Tracker::start(target, options.tracking)?;
     if tracker.tracking() == Tracking::Nothing && options.tracking.is_none() {
-        return Ok(Err(instead("changes can't be noticed here", tracker.reasons().to_vec())));
+        return Ok(Err(instead(target, "changes can't be noticed here", tracker.reasons().to_vec())));
     }
-    Ok(Ok((tracker, output)))
+    Ok(Ok(tracker))
+}
+
+/// The best level that shows one instant without rounds before it.
+fn instead(target: &Target, why: &str, reasons: Vec<String>) -> Course {
+    let has_agent = target.report().mechanism.is_zero_copy();
+    let level = if has_agent { Level::Snapshot } else { Level::Frozen };
+    Course { level, missed: Some(why.to_owned()), reasons, ..Course::default() }
 }
 
 /// The status of a process that isn't this one, and may be visited.

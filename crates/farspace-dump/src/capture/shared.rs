@@ -7,7 +7,14 @@ use crate::plan::Planned;
 
 /// Which core holds which part of which file or shared memory object. The first that asks for it writes it.
 #[derive(Debug, Default)]
-pub(super) struct SharedMemory(Mutex<BTreeMap<Object, Vec<Held>>>);
+pub(super) struct SharedMemory {
+    at_stop: Holders,
+    meanwhile: Holders,
+}
+
+/// Who holds what at one moment.
+#[derive(Debug, Default)]
+pub(super) struct Holders(Mutex<BTreeMap<Object, Vec<Held>>>);
 
 /// A file: device and inode, as in /proc/PID/maps.
 type Object = ((u32, u32), u64);
@@ -21,6 +28,24 @@ struct Held {
 }
 
 impl SharedMemory {
+    /// As of the instant.
+    pub(super) fn held_by(&self, planned: &Planned, name: &str) -> Option<String> {
+        self.at_stop.held_by(planned, name)
+    }
+
+    /// Before it, while memory is copied that may be somewhere else by then.
+    pub(super) fn meanwhile(&self) -> &Holders {
+        &self.meanwhile
+    }
+
+    /// A core that is not to be kept holds nothing for others.
+    pub(super) fn forget(&self, name: &str) {
+        self.at_stop.forget(name);
+        self.meanwhile.forget(name);
+    }
+}
+
+impl Holders {
     /// The core that holds all of what this mapping would put into core `name`; `None` if that is `name` itself.
     pub(super) fn held_by(&self, planned: &Planned, name: &str) -> Option<String> {
         let mapping = &planned.mapping;
@@ -35,12 +60,13 @@ impl SharedMemory {
         if let Some(there) = held.iter().find(has) {
             return Some(there.by.clone());
         }
-        held.push(Held { begin, end, by: name.to_owned() });
+        if !held.iter().any(|held| held.by == name && held.begin <= begin && end <= held.end) {
+            held.push(Held { begin, end, by: name.to_owned() });
+        }
         None
     }
 
-    /// A core that is not to be kept holds nothing for others.
-    pub(super) fn forget(&self, name: &str) {
+    fn forget(&self, name: &str) {
         let mut objects = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         objects.values_mut().for_each(|held| held.retain(|held| held.by != name));
     }

@@ -2,20 +2,19 @@
 
 use std::time::Instant;
 
+use farspace::Extent;
 use farspace_image::core_file::Segment;
 use farspace_sys::RemoteIoVec;
 use farspace_sys::pagemap::Pagemap;
-use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::Errno;
 
-use super::Sheet;
-use super::gather::{Gather, Run};
+use super::gather::{Gather, Run, Whose};
 use super::pace::Speed;
 use super::places::Places;
 use super::work::Work;
+use crate::capture::job::To;
 use crate::dirty::PageSet;
 use crate::origin::Origin;
-use crate::output::Output;
+use crate::place::Place;
 use crate::plan::Planned;
 use crate::write::Writer;
 use crate::{Progress, Result};
@@ -25,7 +24,7 @@ const LONG: u64 = 128 << 10;
 /// Bytes that are copied together while the target runs: they stay in the processor's cache.
 const LIVE: usize = 1 << 20;
 /// Bytes that are copied in the stop before any of them is written.
-const HELD: usize = 10 << 20;
+pub(super) const HELD: usize = 10 << 20;
 /// Runs that are spliced by one request.
 const RUNS: usize = 1024;
 
@@ -35,7 +34,6 @@ pub(super) struct Copier {
     pub(super) places: Places,
     /// Bytes that are left for the header.
     pub(super) room: u64,
-    gather: Gather,
     /// How fast short runs are had from the target.
     pub(super) speed: Speed,
     /// Pages that have been written to the file.
@@ -53,7 +51,6 @@ impl Copier {
             pid,
             places: Places::from(room),
             room,
-            gather: Gather::new(HELD),
             speed: Speed::default(),
             written: PageSet::default(),
             unreadable: PageSet::default(),
@@ -74,43 +71,66 @@ impl Copier {
     }
 
     /// Copies while the target runs.
-    pub(super) fn live(&mut self, to: &mut Sheet<'_>, origin: &mut Origin<'_>, work: &Work) -> Result<()> {
+    pub(super) fn live(
+        &mut self,
+        to: &mut To<'_>,
+        origin: &mut Origin<'_>,
+        gather: &mut Gather,
+        work: &Work,
+    ) -> Result<()> {
         self.done.total_bytes += work.bytes;
-        // Only a file that is long enough is written from both ends.
-        to.output.extend(self.places.end())?;
+        to.place.extend(self.places.end())?;
         let is_long = |run: &Run| run.piece.range.len >= LONG && !run.is_unreadable;
         self.spliced(to, origin, work.runs.iter().filter(|run| is_long(run)))?;
         let short: Vec<Run> = work.runs.iter().filter(|run| !is_long(run)).copied().collect();
-        self.gathered(to, origin, &short, LIVE)?;
+        self.gathered(to, origin, gather, &short, LIVE)?;
         self.note(work);
         Ok(())
     }
 
-    /// Copies from a target that stands still, or from its snapshot. What fits is only held: [`Copier::finish`] writes it.
-    pub(super) fn stopped(&mut self, to: &mut Sheet<'_>, origin: &mut Origin<'_>, work: &Work) -> Result<()> {
+    /// Copies from a target that stands still. What fits is only held: [`Copier::finish`] writes it.
+    pub(super) fn stopped(
+        &mut self,
+        to: &mut To<'_>,
+        origin: &mut Origin<'_>,
+        gather: &mut Gather,
+        work: &Work,
+    ) -> Result<()> {
         self.done.total_bytes += work.bytes;
-        if origin.is_snapshot() {
-            // process_vm_readv would unshare its pages.
-            let (readable, others): (Vec<Run>, Vec<Run>) =
-                work.runs.iter().partition(|run| !run.is_unreadable);
-            to.output.extend(self.places.end())?;
-            self.spliced(to, origin, readable.iter())?;
-            self.gathered(to, origin, &others, LIVE)?;
-        } else if work.bytes <= self.gather.room() {
-            let pid = self.pid;
+        if work.bytes <= gather.room() {
+            let whose = Whose { pid: self.pid, memory: &origin.memory };
             let mut runs = work.runs.as_slice();
             while !runs.is_empty() {
-                let taken = self.gather.take(pid, &origin.memory, runs, HELD)?;
+                let taken = gather.take(whose, runs, HELD)?;
                 runs = &runs[taken..];
             }
-            self.unreadable.add(&self.gather.unreadable);
+            self.unreadable.add(&gather.take_unreadable());
         } else {
-            to.output.extend(self.places.end())?;
+            to.place.extend(self.places.end())?;
             let is_long = |run: &Run| run.piece.range.len >= LONG && !run.is_unreadable;
             self.spliced(to, origin, work.runs.iter().filter(|run| is_long(run)))?;
             let short: Vec<Run> = work.runs.iter().filter(|run| !is_long(run)).copied().collect();
-            self.gathered(to, origin, &short, HELD)?;
+            self.gathered(to, origin, gather, &short, HELD)?;
+            // What was spliced is the target's until a receiver has it.
+            to.place.settle(&mut |_| (to.progress)(self.done))?;
         }
+        self.note(work);
+        Ok(())
+    }
+
+    /// Copies from a snapshot, not by process_vm_readv, which would unshare its pages.
+    pub(super) fn forked(
+        &mut self,
+        to: &mut To<'_>,
+        origin: &mut Origin<'_>,
+        gather: &mut Gather,
+        work: &Work,
+    ) -> Result<()> {
+        self.done.total_bytes += work.bytes;
+        let (readable, others): (Vec<Run>, Vec<Run>) = work.runs.iter().partition(|run| !run.is_unreadable);
+        to.place.extend(self.places.end())?;
+        self.spliced(to, origin, readable.iter())?;
+        self.gathered(to, origin, gather, &others, LIVE)?;
         self.note(work);
         Ok(())
     }
@@ -125,7 +145,7 @@ impl Copier {
     /// Runs that are neighbours in the file as they are in memory go out by one request.
     fn spliced<'r>(
         &mut self,
-        to: &mut Sheet<'_>,
+        to: &mut To<'_>,
         origin: &mut Origin<'_>,
         runs: impl Iterator<Item = &'r Run>,
     ) -> Result<()> {
@@ -139,7 +159,7 @@ impl Copier {
             {
                 ranges.push(next.piece.range);
             }
-            writer.by_splice(to.output, origin, &ranges, first.piece.range.base, first.piece.offset)?;
+            writer.runs(origin, &ranges, first.piece.range.base, first.piece.offset)?;
         }
         self.done = writer.done;
         self.unreadable.add(&writer.unreadable);
@@ -148,11 +168,20 @@ impl Copier {
 
     fn gathered(
         &mut self,
-        to: &mut Sheet<'_>,
+        to: &mut To<'_>,
         origin: &mut Origin<'_>,
+        gather: &mut Gather,
         runs: &[Run],
         limit: usize,
     ) -> Result<()> {
+        // There may be bytes of other processes in it, which stay until they have a file.
+        let mut own;
+        let gather = if gather.is_empty() {
+            gather
+        } else {
+            own = Gather::new(LIVE);
+            &mut own
+        };
         let mut pieces = Vec::new();
         for run in runs {
             // None may be longer than what is held at once.
@@ -170,17 +199,17 @@ impl Copier {
         let mut left = pieces.as_slice();
         while !left.is_empty() {
             let begin = Instant::now();
-            let taken = self.gather.take(self.pid, &origin.memory, left, limit)?;
+            let taken = gather.take(Whose { pid: self.pid, memory: &origin.memory }, left, limit)?;
             let took = begin.elapsed();
             left = &left[taken..];
-            let bytes = self.gather.write_out(to.output)?;
+            let bytes = gather.write_out(self.pid, to.place)?;
             self.speed.add(bytes, took);
             self.done.done_bytes += bytes;
             if (to.progress)(self.done).is_break() {
                 return Err(crate::Error::Interrupted);
             }
         }
-        self.unreadable.add(&std::mem::take(&mut self.gather.unreadable));
+        self.unreadable.add(&gather.take_unreadable());
         Ok(())
     }
 
@@ -212,13 +241,14 @@ impl Copier {
     /// the name of their mapping.
     pub(super) fn finish(
         &mut self,
-        output: &Output,
+        place: &Place,
+        gather: &mut Gather,
         planned: &[Planned],
         work: &Work,
         settled: PageSet,
     ) -> Result<Vec<(Vec<u8>, u64)>> {
-        output.extend(self.places.end())?;
-        self.gather.write_out(output)?;
+        place.extend(self.places.end())?;
+        gather.write_out(self.pid, place)?;
         let dumped: Vec<RemoteIoVec> = planned
             .iter()
             .filter(|planned| planned.dumped_bytes > 0)
@@ -233,42 +263,19 @@ impl Copier {
         self.contents_bytes = contents.bytes();
         let mut stale = std::mem::take(&mut self.written);
         stale.subtract(&contents);
-        for run in stale.runs() {
-            for piece in self.places.pieces(run) {
-                punch(output, piece.offset, piece.range.len)?;
-            }
-        }
-        for unused in self.places.unused(&dumped) {
-            punch(output, unused.start, unused.end - unused.start)?;
-        }
+        let mut holes: Vec<Extent> = stale
+            .runs()
+            .flat_map(|run| self.places.pieces(run).collect::<Vec<_>>())
+            .map(|piece| Extent { offset: piece.offset, len: piece.range.len })
+            .collect();
+        let unused = self.places.unused(&dumped).into_iter();
+        holes.extend(unused.map(|unused| Extent { offset: unused.start, len: unused.end - unused.start }));
+        place.punch(&holes)?;
         let missing = |planned: &Planned| {
             let start = planned.mapping.start.0;
             let bytes = self.unreadable.within(start..start + planned.dumped_bytes).bytes();
             (bytes > 0).then(|| (planned.mapping.name.clone(), bytes))
         };
         Ok(planned.iter().filter_map(missing).collect())
-    }
-}
-
-/// Makes a hole, or zeros where the file system has no holes.
-fn punch(output: &Output, offset: u64, len: u64) -> Result<()> {
-    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    match fallocate(output.file(), flags, offset, len) {
-        Ok(()) => Ok(()),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-            use std::os::unix::fs::FileExt as _;
-            let zeros = vec![0; (1 << 20).min(len as usize)];
-            let mut done = 0;
-            while done < len {
-                let n = zeros.len().min((len - done) as usize);
-                output
-                    .file()
-                    .write_all_at(&zeros[..n], offset + done)
-                    .map_err(|e| output.error("write", e))?;
-                done += n as u64;
-            }
-            Ok(())
-        }
-        Err(errno) => Err(output.error("write", errno.into())),
     }
 }

@@ -1,17 +1,18 @@
 //! Many small runs of pages, copied in few system calls into memory of this process, and from there into the file.
 //!
-//! In the stop only the first half happens. The memory is there before.
+//! In the stop only the first half happens. The memory is there before, and one is enough for several processes that are
+//! stopped together.
 
-use std::os::unix::fs::FileExt as _;
+use std::collections::BTreeMap;
 
 use farspace_sys::memory::{Memory, process_vm_readv};
 use farspace_sys::{RemoteAddr, RemoteIoVec};
 use rustix::io::Errno;
 
 use super::places::Piece;
+use crate::Result;
 use crate::dirty::PageSet;
-use crate::output::Output;
-use crate::{Error, Result};
+use crate::place::{Held, Place};
 
 const PAGE: u64 = 4096;
 /// Ranges that one process_vm_readv(2) takes (UIO_MAXIOV).
@@ -25,26 +26,46 @@ pub(super) struct Run {
     pub(super) is_unreadable: bool,
 }
 
-/// Bytes of the target that aren't in the file yet.
-pub(super) struct Gather {
+/// Whose bytes they are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Whose<'a> {
+    pub(super) pid: i32,
+    pub(super) memory: &'a Memory,
+}
+
+/// Bytes of targets that aren't in their files yet.
+pub(crate) struct Gather {
     buffer: Vec<u8>,
     used: usize,
-    /// Place in the file, place in the buffer, length.
-    held: Vec<(u64, usize, usize)>,
+    /// By pid of the target.
+    held: BTreeMap<i32, Vec<Held>>,
     /// Pages that couldn't be had.
-    pub(super) unreadable: PageSet,
+    unreadable: PageSet,
 }
 
 impl Gather {
     /// With room for so many bytes, which are in memory at once.
     pub(super) fn new(bytes: usize) -> Self {
         // Not zeros: those would only be promised by the kernel.
-        Self { buffer: vec![1; bytes], used: 0, held: Vec::new(), unreadable: PageSet::default() }
+        Self { buffer: vec![1; bytes], used: 0, held: BTreeMap::new(), unreadable: PageSet::default() }
     }
 
     /// Bytes that there is room for.
     pub(super) fn room(&self) -> u64 {
         (self.buffer.len() - self.used) as u64
+    }
+
+    /// True if nothing is held.
+    pub(super) fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    /// Forgets what is held of a process.
+    pub(crate) fn forget(&mut self, pid: i32) {
+        self.held.remove(&pid);
+        if self.held.is_empty() {
+            self.used = 0;
+        }
     }
 
     /// Copies runs from the target; returns how many of them, fewer if there is no room for more. `limit` bytes at most are
@@ -53,7 +74,7 @@ impl Gather {
     /// # Errors
     ///
     /// The target is gone.
-    pub(super) fn take(&mut self, pid: i32, memory: &Memory, runs: &[Run], limit: usize) -> Result<usize> {
+    pub(super) fn take(&mut self, whose: Whose<'_>, runs: &[Run], limit: usize) -> Result<usize> {
         let limit = limit.min(self.buffer.len());
         let mut taken = 0;
         while taken < runs.len() {
@@ -63,9 +84,9 @@ impl Gather {
             }
             let runs = &runs[taken..taken + batch];
             if runs[0].is_unreadable {
-                self.by_memory(memory, runs[0].piece)?;
+                self.by_memory(whose, runs[0].piece)?;
             } else {
-                self.by_readv(pid, memory, runs)?;
+                self.by_readv(whose, runs)?;
             }
             taken += batch;
         }
@@ -89,39 +110,36 @@ impl Gather {
         nr
     }
 
-    fn by_readv(&mut self, pid: i32, memory: &Memory, runs: &[Run]) -> Result<()> {
+    fn by_readv(&mut self, whose: Whose<'_>, runs: &[Run]) -> Result<()> {
         let ranges: Vec<RemoteIoVec> = runs.iter().map(|run| run.piece.range).collect();
         let total = ranges.iter().map(|range| range.len).sum::<u64>() as usize;
         let into = &mut self.buffer[self.used..self.used + total];
-        match process_vm_readv(pid, &ranges, into) {
+        match process_vm_readv(whose.pid, &ranges, into) {
             Ok(n) if n == total => {}
             Err(e) if e.errno == Errno::SRCH => return Err(e.into()),
             // Something in there resists.
             _ => {
                 for run in runs {
-                    self.by_memory(memory, run.piece)?;
+                    self.by_memory(whose, run.piece)?;
                 }
                 return Ok(());
             }
         }
         for run in runs {
-            let len = run.piece.range.len as usize;
-            self.held.push((run.piece.offset, self.used, len));
-            self.used += len;
+            self.hold(whose.pid, run.piece.offset, run.piece.range.len as usize);
         }
         Ok(())
     }
 
     /// By a tracer's route, page by page where it resists.
-    fn by_memory(&mut self, memory: &Memory, piece: Piece) -> Result<()> {
+    fn by_memory(&mut self, whose: Whose<'_>, piece: Piece) -> Result<()> {
         let (start, end) = (piece.range.base.0, piece.range.base.0 + piece.range.len);
         let mut at = start;
         while at < end {
             let into = &mut self.buffer[self.used..self.used + (end - at) as usize];
-            match memory.read(RemoteAddr(at), into) {
+            match whose.memory.read(RemoteAddr(at), into) {
                 Ok(n) => {
-                    self.held.push((piece.offset + (at - start), self.used, n));
-                    self.used += n;
+                    self.hold(whose.pid, piece.offset + (at - start), n);
                     at += n as u64;
                 }
                 Err(e) if e.errno == Errno::SRCH => return Err(e.into()),
@@ -135,28 +153,35 @@ impl Gather {
         Ok(())
     }
 
-    /// Writes what is held to the file; returns the bytes.
+    /// Notes that the next bytes of the buffer are used.
+    fn hold(&mut self, pid: i32, offset: u64, len: usize) {
+        let held = self.held.entry(pid).or_default();
+        let at = self.used;
+        self.used += len;
+        match held.last_mut() {
+            Some(last) if last.offset + last.len as u64 == offset && last.at + last.len == at => {
+                last.len += len
+            }
+            _ => held.push(Held { offset, at, len }),
+        }
+    }
+
+    /// The pages that couldn't be had since this was asked last.
+    pub(super) fn take_unreadable(&mut self) -> PageSet {
+        std::mem::take(&mut self.unreadable)
+    }
+
+    /// Writes what is held of a process to its file; returns the bytes.
     ///
     /// # Errors
     ///
     /// The output's.
-    pub(super) fn write_out(&mut self, output: &Output) -> Result<u64> {
-        let mut bytes = 0;
-        let mut held = self.held.iter().copied().peekable();
-        while let Some((offset, at, mut len)) = held.next() {
-            while let Some((_, _, more)) =
-                held.next_if(|next| next.0 == offset + len as u64 && next.1 == at + len)
-            {
-                len += more;
-            }
-            output
-                .file()
-                .write_all_at(&self.buffer[at..at + len], offset)
-                .map_err(|e| -> Error { output.error("write", e) })?;
-            bytes += len as u64;
+    pub(super) fn write_out(&mut self, pid: i32, place: &Place) -> Result<u64> {
+        let held = self.held.remove(&pid).unwrap_or_default();
+        if self.held.is_empty() {
+            self.used = 0;
         }
-        self.held.clear();
-        self.used = 0;
-        Ok(bytes)
+        place.write_held(&self.buffer, &held)?;
+        Ok(held.iter().map(|held| held.len as u64).sum())
     }
 }

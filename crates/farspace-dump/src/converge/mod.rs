@@ -17,6 +17,13 @@
 //!
 //! What the file holds is right for a page if it was copied after it changed. Memory that can't be watched (shared, or a
 //! file's) is copied once live, so that the file has its pages, and again in the stop.
+//!
+//! [`Convergence`] has the steps of one process. `Job::converge` takes them for one; several processes take them together
+//! (`capture::tree`).
+//!
+//! A receiver is sent pages again like a file is written again. But what was spliced to it is the target's own page until the
+//! receiver has it, and would show what the target writes after the stop. So before the stop the sender waits until
+//! everything has arrived, and nothing is spliced in the stop without the same.
 
 mod copy;
 mod gather;
@@ -26,24 +33,23 @@ mod work;
 
 use std::time::{Duration, Instant};
 
-use farspace::{Frozen, Target};
-use farspace_image::core_file::CoreLayout;
+use farspace::{Frozen, Snapshot, Target};
+use farspace_image::core_file::{CoreLayout, Process, Thread};
 use farspace_sys::memory::Memory;
 use farspace_sys::process;
 
-use self::copy::Copier;
+use self::copy::{Copier, HELD};
 use self::work::{Moment, Work};
-use crate::capture::Tell;
-use crate::capture::job::{Job, Written, without_ours};
+use crate::capture::job::{Job, To, Written, without_ours};
 use crate::dirty::{Changes, PageSet, Tracker, Tracking};
 use crate::origin::Origin;
-use crate::output::Output;
-use crate::place::Place;
 use crate::plan::{self, Planned};
 use crate::program::Program;
-use crate::{DumpOptions, Error, Level, OnMiss, Result, StopParts};
+use crate::{DumpOptions, Error, Level, OnMiss, Progress, Result, StopParts};
 
+pub(crate) use gather::Gather;
 pub use pace::Round;
+pub(crate) use pace::goes_on;
 
 /// What the report says of the rounds and of the stop.
 #[derive(Debug, Default)]
@@ -61,133 +67,87 @@ pub(crate) struct Course {
     pub(crate) level: Level,
 }
 
-/// The file that is made.
-pub(crate) struct Sheet<'a> {
-    pub(crate) place: &'a Place,
-    /// The same, as a file of this host.
-    pub(crate) output: &'a Output,
-    pub(crate) progress: Tell<'a>,
+/// One process that is copied round by round.
+pub(crate) struct Convergence {
+    tracker: Tracker,
+    copier: Copier,
+    planned: Vec<Planned>,
+    memory: Memory,
+    is_first: bool,
+}
+
+/// What a stop has found.
+pub(crate) struct Rest {
+    threads: Vec<Thread>,
+    planned: Vec<Planned>,
+    changes: Changes,
+    work: Work,
+    census: (Process, Vec<u8>),
+}
+
+impl Rest {
+    /// Bytes that are to be copied yet.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.work.bytes
+    }
+}
+
+/// Memory for what is copied in a stop.
+pub(crate) fn gather() -> Gather {
+    Gather::new(HELD)
+}
+
+/// Why the stop is longer than it may be, if it is.
+pub(crate) fn miss(options: &DumpOptions, bytes: u64, estimate: Duration) -> Option<String> {
+    options.max_downtime.filter(|limit| estimate > *limit).map(|limit| {
+        format!(
+            "a stop of {:.1} ms was asked for, and {} pages that are still to be copied make it {:.1} ms",
+            limit.as_secs_f64() * 1e3,
+            bytes / 4096,
+            estimate.as_secs_f64() * 1e3
+        )
+    })
 }
 
 impl Job<'_> {
     pub(crate) fn converge(
         &mut self,
         target: &mut Target,
-        mut tracker: Tracker,
+        tracker: Tracker,
         options: &DumpOptions,
         program: &Program,
-        to: &mut Sheet<'_>,
+        to: &mut To<'_>,
     ) -> Result<Written> {
-        let memory = Memory::open(self.pid)?;
-        self.course.reasons = tracker.reasons().to_vec();
-        self.course.tracking = Some(tracker.tracking());
-        let mut planned = self.plan(target, &memory)?;
-        let threads = process::threads(self.pid)?.len();
-        let mut copier = Copier::new(self.pid, work::header_room(planned.len(), threads));
+        let mut gather = gather();
+        let mut run = Convergence::new(self, target, tracker)?;
         while pace::goes_on(&self.course.rounds, options.max_rounds) {
-            let round = self.round(target, &mut tracker, &mut copier, &mut planned, &memory, to)?;
-            self.course.rounds.push(round);
+            run.round(self, target, &mut gather, to)?;
         }
-        self.last(target, tracker, copier, planned, options, program, memory, to)
-    }
+        to.place.settle(&mut |_| (to.progress)(Progress::NONE))?;
+        let census = self.census()?;
 
-    /// Copies what has changed since the last round.
-    fn round(
-        &mut self,
-        target: &mut Target,
-        tracker: &mut Tracker,
-        copier: &mut Copier,
-        planned: &mut Vec<Planned>,
-        memory: &Memory,
-        to: &mut Sheet<'_>,
-    ) -> Result<Round> {
-        let begin = Instant::now();
-        let moment = if self.course.rounds.is_empty() { Moment::First } else { Moment::Later };
-        let maps = without_ours(target, process::mappings(self.pid)?);
-        *planned = plan::revise(maps, std::mem::take(planned), self.selection, memory);
-        let changes = tracker.glance(target, &work::watched(planned))?;
-        let scan = begin.elapsed();
-        copier.cover(planned);
-        let mut origin = Origin::target(target, Memory::open(self.pid)?)?;
-        let work = Work::new(moment, planned, &changes, tracker.known(), copier, &mut origin.pagemap)?;
-        let copied_bytes = work.bytes;
-        let begin = Instant::now();
-        copier.live(to, &mut origin, &work)?;
-        let copy = begin.elapsed();
-        let changed_bytes = if moment == Moment::First { copied_bytes } else { changes.changed.bytes() };
-        Ok(Round {
-            changed_bytes,
-            copied_bytes,
-            scan_ns: nanos(scan),
-            copy_ns: nanos(copy),
-            stop_ns: nanos(changes.stop),
-            stop_estimate_ns: nanos(scan + copier.speed.time_for(changed_bytes)),
-        })
-    }
-
-    /// The stop, and what comes after it.
-    #[expect(clippy::too_many_arguments, reason = "what the rounds have made, each used up here")]
-    fn last(
-        &mut self,
-        target: &mut Target,
-        mut tracker: Tracker,
-        mut copier: Copier,
-        planned: Vec<Planned>,
-        options: &DumpOptions,
-        program: &Program,
-        memory: Memory,
-        to: &mut Sheet<'_>,
-    ) -> Result<Written> {
         let frozen = target.freeze(options.stop_timeout)?;
-        let begin = Instant::now();
-        let mut parts = StopParts::default();
         if !program.still_runs() {
             return Err(Error::Gone { pid: self.pid });
         }
-        let (mut threads, maps) = self.registers(target, &frozen)?;
-        parts.registers_ns = nanos(begin.elapsed());
-        let planned = plan::revise(maps, planned, self.selection, &memory);
-        let changes = tracker.settle(&work::watched(&planned))?;
-        copier.cover(&planned);
-        let work = Work::new(
-            Moment::Last,
-            &planned,
-            &changes,
-            tracker.known(),
-            &copier,
-            &mut copier.pagemap(self.pid)?,
-        )?;
-        parts.scan_ns = nanos(begin.elapsed()) - parts.registers_ns;
-        self.course.last_bytes = work.bytes;
-
-        let elapsed = frozen.elapsed();
-        let estimate = elapsed + copier.speed.time_for(work.bytes);
-        let missed = options.max_downtime.filter(|limit| estimate > *limit).map(|limit| {
-            format!(
-                "a stop of {:.1} ms was asked for, and {} pages that are still to be copied make it {:.1} ms",
-                limit.as_secs_f64() * 1e3,
-                work.bytes / 4096,
-                estimate.as_secs_f64() * 1e3
-            )
-        });
+        let rest = run.rest(self, target, &frozen, census)?;
+        let missed = miss(options, rest.bytes(), frozen.elapsed() + run.time_for(rest.bytes()));
         self.course.level = Level::Converge;
-        copier.unreadable = PageSet::default();
-        let copy_begin = Instant::now();
-        let stop;
+        let (stop, snapshot);
         match (&missed, options.on_miss) {
             (Some(reason), OnMiss::Fail) => {
                 drop(frozen);
-                tracker.disarm();
+                run.give_up();
                 return Err(Error::Downtime { pid: self.pid, reason: reason.clone() });
             }
             (Some(_), OnMiss::Snapshot) if target.report().mechanism.is_zero_copy() => {
-                stop = self.rest_from_snapshot(target, &mut copier, frozen, &work, &planned, to)?;
+                snapshot = Some(target.snapshot()?);
+                stop = frozen.thaw();
                 self.course.level = Level::Snapshot;
             }
             (missed, _) => {
-                let mut origin = Origin::target(target, memory)?;
-                copier.stopped(to, &mut origin, &work)?;
-                parts.copy_ns = nanos(copy_begin.elapsed());
+                run.copy(self, target, &rest, &mut gather, to)?;
+                snapshot = None;
                 stop = frozen.thaw();
                 if missed.is_some() {
                     self.course.level = Level::Frozen;
@@ -195,74 +155,176 @@ impl Job<'_> {
             }
         }
         self.course.missed = missed;
-        let settled = tracker.known().clone();
-        tracker.disarm();
+        if let Some(snapshot) = snapshot {
+            run.copy_fork(self, target, snapshot, &rest, &mut gather, to)?;
+        }
+        let parts = &mut self.course.stop_parts;
         parts.threads_ns = nanos(stop).saturating_sub(parts.registers_ns + parts.scan_ns + parts.copy_ns);
-        self.course.stop_parts = parts;
-        self.finish_threads(&mut threads);
-        self.complete(copier, &planned, &work, settled, threads, &changes, stop, to)
+        let written = run.complete(self, rest, &mut gather, to)?;
+        Ok(Written { stop, ..written })
+    }
+}
+
+impl Convergence {
+    pub(crate) fn new(job: &mut Job<'_>, target: &Target, tracker: Tracker) -> Result<Self> {
+        let memory = Memory::open(job.pid)?;
+        job.course.reasons = tracker.reasons().to_vec();
+        job.course.tracking = Some(tracker.tracking());
+        let planned = job.plan(target, &memory)?;
+        let threads = process::threads(job.pid)?.len();
+        let copier = Copier::new(job.pid, work::header_room(planned.len(), threads));
+        Ok(Self { tracker, copier, planned, memory, is_first: true })
     }
 
-    /// Forks the target as it stands, lets it go, and copies what is left from the fork.
-    fn rest_from_snapshot(
+    /// Copies what has changed since the last round.
+    pub(crate) fn round(
         &mut self,
+        job: &mut Job<'_>,
         target: &mut Target,
-        copier: &mut Copier,
-        frozen: Frozen,
-        work: &Work,
-        planned: &[Planned],
-        to: &mut Sheet<'_>,
-    ) -> Result<Duration> {
-        let pid = self.pid;
-        let snapshot = target.snapshot()?;
-        let stop = frozen.thaw();
-        let (own, others) = work.split(|mapping| {
+        gather: &mut Gather,
+        to: &mut To<'_>,
+    ) -> Result<()> {
+        let pid = job.pid;
+        let begin = Instant::now();
+        let moment = if std::mem::take(&mut self.is_first) { Moment::First } else { Moment::Later };
+        self.revise(job, without_ours(target, process::mappings(pid)?));
+        let planned = job.once(&self.planned);
+        let changes = self.tracker.glance(target, &work::watched(&planned))?;
+        let scan = begin.elapsed();
+        self.copier.cover(&planned);
+        let mut origin = Origin::target(target, Memory::open(pid)?)?;
+        let known = self.tracker.known();
+        let work = Work::new(moment, &planned, &changes, known, &self.copier, &mut origin.pagemap)?;
+        let copied_bytes = work.bytes;
+        let begin = Instant::now();
+        self.copier.live(to, &mut origin, gather, &work)?;
+        let copy = begin.elapsed();
+        let changed_bytes = if moment == Moment::First { copied_bytes } else { changes.changed.bytes() };
+        job.course.rounds.push(Round {
+            changed_bytes,
+            copied_bytes,
+            scan_ns: nanos(scan),
+            copy_ns: nanos(copy),
+            stop_ns: nanos(changes.stop),
+            stop_estimate_ns: nanos(scan + self.copier.speed.time_for(changed_bytes)),
+        });
+        Ok(())
+    }
+
+    fn revise(&mut self, job: &Job<'_>, maps: Vec<process::Mapping>) {
+        let before = std::mem::take(&mut self.planned);
+        self.planned = plan::revise(maps, before, job.selection, &self.memory);
+    }
+
+    /// What is still to be copied of a target that stands still.
+    pub(crate) fn rest(
+        &mut self,
+        job: &mut Job<'_>,
+        target: &Target,
+        frozen: &Frozen,
+        census: (Process, Vec<u8>),
+    ) -> Result<Rest> {
+        let begin = Instant::now();
+        let (threads, maps) = job.registers(target, frozen)?;
+        let registers = begin.elapsed();
+        self.revise(job, maps);
+        let planned = std::mem::take(&mut self.planned);
+        let planned: Vec<_> = planned.into_iter().map(|planned| job.not_twice(planned)).collect();
+        let changes = self.tracker.settle(&work::watched(&planned))?;
+        self.copier.cover(&planned);
+        let known = self.tracker.known();
+        let mut pagemap = self.copier.pagemap(job.pid)?;
+        let work = Work::new(Moment::Last, &planned, &changes, known, &self.copier, &mut pagemap)?;
+        self.copier.unreadable = PageSet::default();
+        job.course.stop_parts.registers_ns = nanos(registers);
+        job.course.stop_parts.scan_ns = nanos(begin.elapsed() - registers);
+        job.course.last_bytes = work.bytes;
+        Ok(Rest { threads, planned, changes, work, census })
+    }
+
+    /// How long so many bytes take, as measured so far.
+    pub(crate) fn time_for(&self, bytes: u64) -> Duration {
+        self.copier.speed.time_for(bytes)
+    }
+
+    /// Copies what is left in the stop.
+    pub(crate) fn copy(
+        &mut self,
+        job: &mut Job<'_>,
+        target: &mut Target,
+        rest: &Rest,
+        gather: &mut Gather,
+        to: &mut To<'_>,
+    ) -> Result<()> {
+        let begin = Instant::now();
+        let mut origin = Origin::target(target, Memory::open(job.pid)?)?;
+        self.copier.stopped(to, &mut origin, gather, &rest.work)?;
+        job.course.stop_parts.copy_ns = nanos(begin.elapsed());
+        Ok(())
+    }
+
+    /// Copies what is left from a fork that was made in the stop.
+    pub(crate) fn copy_fork(
+        &mut self,
+        job: &mut Job<'_>,
+        target: &mut Target,
+        snapshot: Snapshot,
+        rest: &Rest,
+        gather: &mut Gather,
+        to: &mut To<'_>,
+    ) -> Result<()> {
+        let planned = &rest.planned;
+        let (own, others) = rest.work.split(|mapping| {
             planned.iter().any(|p| {
                 p.mapping.start.0 == mapping && !p.traits.is_wiped_on_fork && p.traits.is_copied_by_fork
             })
         });
         let mut origin = Origin::snapshot(snapshot)?;
-        copier.stopped(to, &mut origin, &own)?;
+        self.copier.forked(to, &mut origin, gather, &own)?;
         drop(origin);
         for planned in planned.iter().filter(|p| p.dumped_bytes > 0) {
             if planned.traits.is_shared && planned.mapping.permissions[1] == b'w' {
-                self.weaken(&planned.mapping, "is shared, and as of when it was written to the file");
+                job.weaken(&planned.mapping, "is shared, and as of when it was written to the file");
             } else if planned.traits.is_wiped_on_fork || !planned.traits.is_copied_by_fork {
                 let how = "isn't copied by a fork, and as of when it was written to the file";
-                self.weaken(&planned.mapping, how);
+                job.weaken(&planned.mapping, how);
             }
         }
-        let mut origin = Origin::target(target, Memory::open(pid)?)?;
-        copier.stopped(to, &mut origin, &others)?;
-        Ok(stop)
+        let mut origin = Origin::target(target, Memory::open(job.pid)?)?;
+        self.copier.forked(to, &mut origin, gather, &others)
     }
 
-    /// Makes a core of what is in the file.
-    #[expect(clippy::too_many_arguments, reason = "what the stop has found, each used up here")]
-    fn complete(
-        &mut self,
-        mut copier: Copier,
-        planned: &[Planned],
-        work: &Work,
-        settled: PageSet,
-        threads: Vec<farspace_image::core_file::Thread>,
-        changes: &Changes,
-        stop: Duration,
-        to: &Sheet<'_>,
+    /// Ends the watching, without a core.
+    pub(crate) fn give_up(self) {
+        self.tracker.disarm();
+    }
+
+    /// Makes a core of what was copied, once the target runs again; whatever becomes of it.
+    pub(crate) fn complete(
+        self,
+        job: &mut Job<'_>,
+        rest: Rest,
+        gather: &mut Gather,
+        to: &To<'_>,
     ) -> Result<Written> {
-        let (segments, offsets) = copier.segments(planned);
-        let spec = self.spec(threads, planned, segments)?;
+        let Self { tracker, mut copier, .. } = self;
+        let Rest { mut threads, planned, changes, work, census } = rest;
+        let settled = tracker.known().clone();
+        tracker.disarm();
+        job.finish_threads(&mut threads);
+        let (segments, offsets) = copier.segments(&planned);
+        let spec = job.spec(census, threads, &planned, segments);
         let layout = CoreLayout::placed(spec, offsets, copier.room)
-            .map_err(|source| Error::Layout { pid: self.pid, source })?;
-        let missing = copier.finish(to.output, planned, work, settled)?;
+            .map_err(|source| Error::Layout { pid: job.pid, source })?;
+        let missing = copier.finish(to.place, gather, &planned, &work, settled)?;
         for (name, bytes) in missing {
-            self.weaken_missing(&name, bytes);
+            job.weaken_missing(&name, bytes);
         }
         for (range, why) in &changes.untracked {
             let is_private = why.starts_with("watched") || why.starts_with("can't");
             if is_private {
                 let end = range.base.0 + range.len;
-                self.course.reasons.push(format!("{:#x}-{end:#x}: {why}; copied in the stop", range.base.0));
+                job.course.reasons.push(format!("{:#x}-{end:#x}: {why}; copied in the stop", range.base.0));
             }
         }
         to.place.write_header(&layout)?;
@@ -271,9 +333,9 @@ impl Job<'_> {
             segments: layout.segments().len(),
             bytes: copier.contents_bytes,
             file_bytes: layout.file_len(),
-            weaker: std::mem::take(&mut self.weaker),
-            stop,
-            course: std::mem::take(&mut self.course),
+            weaker: std::mem::take(&mut job.weaker),
+            stop: Duration::ZERO,
+            course: std::mem::take(&mut job.course),
         })
     }
 }

@@ -46,7 +46,7 @@ impl Speed {
 }
 
 /// True if another round is worth it: what was changed is neither small, nor as much as in the round before.
-pub(super) fn goes_on(rounds: &[Round], max_rounds: usize) -> bool {
+pub(crate) fn goes_on(rounds: &[Round], max_rounds: usize) -> bool {
     match rounds {
         [] => true,
         [.., last] if rounds.len() >= max_rounds || last.changed_bytes <= SMALL => false,

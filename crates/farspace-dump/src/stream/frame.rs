@@ -24,7 +24,7 @@ pub(crate) const MAX_FILES: u32 = 65_536;
 pub(crate) const MAX_LEN: u64 = 1 << 48;
 
 const MAGIC: [u8; 8] = *b"FARSPACE";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 mod op {
     pub(super) const OPEN: u32 = 1;
@@ -36,6 +36,7 @@ mod op {
     pub(super) const FAIL: u32 = 7;
     pub(super) const DISCARD: u32 = 8;
     pub(super) const ASK: u32 = 9;
+    pub(super) const HOLES: u32 = 10;
     pub(super) const READY: u32 = 0x101;
     pub(super) const SYNCED: u32 = 0x102;
     pub(super) const DONE: u32 = 0x103;
@@ -61,7 +62,8 @@ pub enum Malformed {
     Protocol,
     /// Another version.
     #[error(
-        "it speaks version {0} of the protocol, and this is version 1; use the same farspace on both sides"
+        "it speaks version {0} of the protocol, and this is version {ours}; use the same farspace on both sides",
+        ours = VERSION
     )]
     Version(u16),
     /// A kind of stream or record that doesn't exist.
@@ -121,6 +123,8 @@ pub(crate) enum Record {
     Pages { file: u32, extents: usize },
     /// So many extents follow, then the length of the packed bytes (8 bytes), then those.
     Packed { file: u32, extents: usize },
+    /// So many extents follow, which are holes from now on, whatever was written there.
+    Holes { file: u32, extents: usize },
     /// The file ends here.
     Length { file: u32, len: u64 },
     /// For a file of the parent images; so many bytes of name follow.
@@ -141,6 +145,7 @@ impl Record {
             Self::Open { file, name_len } => head(op::OPEN, file, name_len as u64),
             Self::Pages { file, extents } => head(op::PAGES, file, extents as u64),
             Self::Packed { file, extents } => head(op::PACKED, file, extents as u64),
+            Self::Holes { file, extents } => head(op::HOLES, file, extents as u64),
             Self::Length { file, len } => head(op::LENGTH, file, len),
             Self::Ask { name_len } => head(op::ASK, 0, name_len as u64),
             Self::Discard { file } => head(op::DISCARD, file, 0),
@@ -160,6 +165,7 @@ impl Record {
             op::OPEN => Self::Open { file, name_len: count(MAX_NAME)? },
             op::PAGES => Self::Pages { file, extents: count(MAX_EXTENTS)? },
             op::PACKED => Self::Packed { file, extents: count(MAX_EXTENTS)? },
+            op::HOLES => Self::Holes { file, extents: count(MAX_EXTENTS)? },
             op::LENGTH if value > MAX_LEN => return Err(Malformed::Length(value)),
             op::LENGTH => Self::Length { file, len: value },
             op::ASK => Self::Ask { name_len: count(MAX_NAME)? },
@@ -282,6 +288,7 @@ mod tests {
             Record::Open { file: 3, name_len: 255 },
             Record::Pages { file: 1, extents: 1024 },
             Record::Packed { file: u32::MAX, extents: 1 },
+            Record::Holes { file: 2, extents: 1 },
             Record::Length { file: 0, len: MAX_LEN },
             Record::Discard { file: 5 },
             Record::Ask { name_len: 1 },
@@ -320,7 +327,9 @@ mod tests {
         fn any_head(bytes: [u8; HEAD]) {
             match Record::decode(&bytes) {
                 Ok(Record::Open { name_len, .. } | Record::Ask { name_len }) => prop_assert!((1..=MAX_NAME).contains(&name_len)),
-                Ok(Record::Pages { extents, .. } | Record::Packed { extents, .. }) => {
+                Ok(
+                    Record::Pages { extents, .. } | Record::Packed { extents, .. } | Record::Holes { extents, .. },
+                ) => {
                     prop_assert!((1..=MAX_EXTENTS).contains(&extents));
                 }
                 Ok(Record::Length { len, .. }) => prop_assert!(len <= MAX_LEN),

@@ -56,6 +56,12 @@ impl<'a> Incoming<'a> {
                     }
                 }
                 Record::Packed { file, extents } => self.packed(file, extents)?,
+                Record::Holes { file, extents } => {
+                    for hole in self.extents(extents, u64::MAX)?.0 {
+                        self.store.punch(file, hole)?;
+                        self.step(0)?;
+                    }
+                }
                 Record::Length { file, len } => self.store.set_len(file, len)?,
                 Record::Ask { name_len } => {
                     let mut name = vec![0; name_len];

@@ -8,6 +8,7 @@
 //! | open | number and name of the next file |
 //! | pages | places in a file (offset and length, at most 1024), then their bytes, straight from the pages of the target |
 //! | packed | the same, the bytes (at most 1 MiB) compressed by zstd |
+//! | holes | places in a file that are holes from now on |
 //! | length | where a file ends; what wasn't written is holes |
 //! | ask | name of a file of the parent images (inventory or pagemap); the receiver answers with it |
 //! | discard | a file that is not to be kept after all |
@@ -15,7 +16,8 @@
 //! | end | how many files and bytes there were; the receiver compares, gives them their names, and answers |
 //! | fail | the sender gives up, and why |
 //!
-//! The receiver gives up by saying so and why, at any time. Without an end that is right nothing gets its name, so a broken
+//! What is written to a place again replaces what was there, in the order of the records: so a dump that converges goes this
+//! way, too. The receiver gives up by saying so and why, at any time. Without an end that is right nothing gets its name, so a broken
 //! connection costs the whole dump and never leaves something that looks like one.
 //!
 //! | module | what |

@@ -1,6 +1,6 @@
 //! The sending side: files, written piece by piece in any order, to a receiver that gives them their names at the end.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::os::fd::BorrowedFd;
 
 use farspace::{Extent, Sink, Transfer};
@@ -12,7 +12,9 @@ use super::connection::{Connection, Push, Trouble};
 use super::frame::{self, HEAD, Kind, MAX_EXTENTS, MAX_PACKED, Malformed, Record, Reply};
 use super::packer::Packer;
 use super::{StreamError, StreamOptions};
+use crate::dirty::PageSet;
 use crate::origin::Origin;
+use crate::place::Held;
 use crate::{Error, Result, plan};
 
 const PAGE: u64 = 4096;
@@ -73,6 +75,46 @@ impl Outgoing {
         self.send(bytes, Push::Later)
     }
 
+    /// Writes many pieces of a buffer of this process into a file.
+    pub(crate) fn write_held(&mut self, file: u32, buffer: &[u8], held: &[Held]) -> Result<()> {
+        let most = if self.packer.is_some() { MAX_PACKED } else { RECORD };
+        let runs: Vec<_> =
+            held.iter().map(|held| RemoteIoVec::new(held.at as u64, held.len as u64)).collect();
+        let places: Vec<_> =
+            held.iter().map(|held| Extent { offset: held.offset, len: held.len as u64 }).collect();
+        for (runs, places) in Pieces::new(&runs, &places, most) {
+            // Neighbours in the buffer go out together.
+            let mut parts: Vec<Range<usize>> = Vec::new();
+            for run in &runs {
+                let part = run.base.0 as usize..(run.base.0 + run.len) as usize;
+                match parts.last_mut() {
+                    Some(last) if last.end == part.start => last.end = part.end,
+                    _ => parts.push(part),
+                }
+            }
+            if self.packer.is_some() {
+                self.pack(file, &places, |into| {
+                    parts.into_iter().for_each(|part| into.extend(&buffer[part]));
+                })?;
+            } else {
+                self.head(Record::Pages { file, extents: places.len() }, &places, Push::Later)?;
+                for part in parts {
+                    self.send(&buffer[part], Push::Later)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes holes of places in a file.
+    pub(crate) fn punch(&mut self, file: u32, holes: &[Extent]) -> Result<()> {
+        for holes in holes.chunks(MAX_EXTENTS) {
+            let extents = frame::encode_extents(holes);
+            self.record(Record::Holes { file, extents: holes.len() }, &extents, Push::Later)?;
+        }
+        Ok(())
+    }
+
     /// Says where a file ends.
     pub(crate) fn set_len(&mut self, file: u32, len: u64) -> Result<()> {
         self.record(Record::Length { file, len }, &[], Push::Later)
@@ -120,7 +162,7 @@ impl Outgoing {
         self.record(Record::Discard { file }, &[], Push::Later)
     }
 
-    /// Moves runs of pages to as many places in a file. Returns the bytes that can't be had: zeros went out for them.
+    /// Moves runs of pages to as many places in a file. Returns the pages that can't be had: zeros went out for them.
     pub(crate) fn pages(
         &mut self,
         file: u32,
@@ -128,15 +170,15 @@ impl Outgoing {
         runs: &[RemoteIoVec],
         places: &[Extent],
         step: Step<'_>,
-    ) -> Result<u64> {
+    ) -> Result<PageSet> {
         let most = if self.packer.is_some() { MAX_PACKED } else { RECORD };
-        let mut missing = 0;
+        let mut missing = PageSet::default();
         for (runs, places) in Pieces::new(runs, places, most) {
-            missing += if self.packer.is_some() {
-                self.packed(file, &origin.memory, &runs, &places, step)?
+            if self.packer.is_some() {
+                self.packed(file, &origin.memory, &runs, &places, &mut missing, step)?;
             } else {
-                self.spliced(file, origin, &runs, &places, step)?
-            };
+                self.spliced(file, origin, &runs, &places, &mut missing, step)?;
+            }
         }
         Ok(missing)
     }
@@ -176,11 +218,11 @@ impl Outgoing {
         origin: &mut Origin<'_>,
         runs: &[RemoteIoVec],
         places: &[Extent],
+        missing: &mut PageSet,
         step: Step<'_>,
-    ) -> Result<u64> {
+    ) -> Result<()> {
         self.head(Record::Pages { file, extents: places.len() }, places, Push::Later)?;
         let mut left = runs.to_vec();
-        let mut missing = 0;
         // What was announced is sent whatever happens, or nothing after it would make sense.
         while !left.is_empty() {
             let Some((stuck, _)) = self.splice(origin, &left, step)?.stopped else { break };
@@ -189,12 +231,12 @@ impl Outgoing {
             let len = (page + PAGE - stuck.0).min(plan::total(&plan::after(&left, stuck)));
             let mut bytes = [0; PAGE as usize];
             let bytes = &mut bytes[..len as usize];
-            missing += read_or_zeros(&origin.memory, stuck, bytes);
+            read_or_zeros(&origin.memory, stuck, bytes, missing);
             self.send(bytes, Push::Later)?;
             self.step(step, len)?;
             left = plan::after(&left, RemoteAddr(stuck.0 + len));
         }
-        Ok(missing)
+        Ok(())
     }
 
     fn splice(&mut self, origin: &mut Origin<'_>, runs: &[RemoteIoVec], step: Step<'_>) -> Result<Transfer> {
@@ -223,37 +265,30 @@ impl Outgoing {
         memory: &Memory,
         runs: &[RemoteIoVec],
         places: &[Extent],
+        missing: &mut PageSet,
         step: Step<'_>,
-    ) -> Result<u64> {
-        let missing = self.pack(file, places, |bytes| {
-            let mut missing = 0;
+    ) -> Result<()> {
+        self.pack(file, places, |bytes| {
             for run in runs {
                 let at = bytes.len();
                 bytes.resize(at + run.len as usize, 0);
-                missing += read_or_zeros(memory, run.base, &mut bytes[at..]);
+                read_or_zeros(memory, run.base, &mut bytes[at..], missing);
             }
-            missing
         })?;
-        self.step(step, plan::total(runs))?;
-        Ok(missing)
+        self.step(step, plan::total(runs))
     }
 
-    /// Packs what `fill` makes; and what it returns.
-    fn pack<T: Default>(
-        &mut self,
-        file: u32,
-        places: &[Extent],
-        fill: impl FnOnce(&mut Vec<u8>) -> T,
-    ) -> Result<T> {
-        let Some(mut packer) = self.packer.take() else { return Ok(T::default()) };
-        let (packed, filled) = packer.pack(fill);
+    /// Packs what `fill` makes.
+    fn pack(&mut self, file: u32, places: &[Extent], fill: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
+        let Some(mut packer) = self.packer.take() else { return Ok(()) };
+        let (packed, ()) = packer.pack(fill);
         let sent = packed.map_err(|e| self.error(StreamError::Broken(e))).and_then(|packed| {
             self.head(Record::Packed { file, extents: places.len() }, places, Push::Later)?;
             self.send(&(packed.len() as u64).to_le_bytes(), Push::Later)?;
             self.send(packed, Push::Later)
         });
         self.packer = Some(packer);
-        sent.map(|()| filled)
+        sent
     }
 
     fn step(&self, step: Step<'_>, bytes: u64) -> Result<()> {
@@ -305,21 +340,20 @@ impl Outgoing {
     }
 }
 
-/// Reads by copy what may resist; returns the bytes that can't be had and stay zeros.
-fn read_or_zeros(memory: &Memory, from: RemoteAddr, bytes: &mut [u8]) -> u64 {
-    let (mut done, mut missing) = (0, 0);
+/// Reads by copy what may resist; notes the pages that can't be had and stay zeros.
+fn read_or_zeros(memory: &Memory, from: RemoteAddr, bytes: &mut [u8], missing: &mut PageSet) {
+    let mut done = 0;
     while done < bytes.len() {
         let at = RemoteAddr(from.0 + done as u64);
         match memory.read(at, &mut bytes[done..]) {
             Ok(n) if n > 0 => done += n,
             _ => {
                 let page = ((PAGE - at.0 % PAGE) as usize).min(bytes.len() - done);
-                missing += page as u64;
+                missing.insert(at.0..at.0 + page as u64);
                 done += page;
             }
         }
     }
-    missing
 }
 
 /// Runs and their places, cut into records.

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use farspace::Extent;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde::Serialize;
@@ -16,7 +17,7 @@ use super::connection::{Connection, Push, Trouble};
 use super::frame::{self, HEAD, Kind, Malformed, Reply};
 use super::incoming::{Failure, Incoming, Step};
 use super::{Address, StreamError, TIMEOUT};
-use crate::{Error, Output, OutputDirectory, Result};
+use crate::{Error, Output, OutputDirectory, Result, output};
 
 /// How long who connects may take to say hello.
 const HELLO: Duration = Duration::from_secs(5);
@@ -255,6 +256,10 @@ impl Store {
 
     pub(crate) fn set_len(&self, file: u32, len: u64) -> Result<(), Failure> {
         self.file(file)?.set_len(len).map_err(|e| self.error(file, e).into())
+    }
+
+    pub(crate) fn punch(&self, file: u32, hole: Extent) -> Result<(), Failure> {
+        output::punch(self.file(file)?, hole).map_err(|e| self.error(file, e).into())
     }
 
     pub(crate) fn write(&self, file: u32, bytes: &[u8], offset: u64) -> Result<(), Failure> {

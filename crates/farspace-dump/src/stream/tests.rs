@@ -85,6 +85,11 @@ fn packed(file: u32, offset: u64, bytes: &[u8]) -> Vec<u8> {
     [&Record::Packed { file, extents: 1 }.encode()[..], &extents, &len, packed].concat()
 }
 
+fn holes(file: u32, offset: u64, len: u64) -> Vec<u8> {
+    let extents = encode_extents(&[Extent { offset, len }]);
+    [&Record::Holes { file, extents: 1 }.encode()[..], &extents].concat()
+}
+
 fn open(file: u32, name: &str) -> Vec<u8> {
     [&Record::Open { file, name_len: name.len() }.encode()[..], name.as_bytes()].concat()
 }
@@ -94,14 +99,16 @@ fn stream(kind: Kind) -> (Vec<u8>, Vec<usize>) {
     let mut records =
         vec![hello(kind).to_vec(), open(0, "core.1"), pages(0, 0, b"head"), pages(0, 8, b"tail")];
     records.push(packed(0, 4, b"body"));
+    // What is there is replaced, and what isn't to be there any more is no longer.
+    records.extend([pages(0, 0, b"HE"), pages(0, 20, &[7; 40]), packed(0, 9, b"A"), holes(0, 20, 40)]);
     records.push(Record::Length { file: 0, len: 100 }.encode().to_vec());
     records.push(Record::Sync { number: 7 }.encode().to_vec());
     let mut files = 1;
-    let mut bytes = 12;
+    let mut bytes = 12 + 2 + 40 + 1;
     if kind == Kind::Directory {
         records.extend([open(1, "core.2"), pages(1, 0, b"more"), open(2, "core.3"), pages(2, 0, b"gone")]);
         records.push(Record::Discard { file: 2 }.encode().to_vec());
-        (files, bytes) = (3, 20);
+        (files, bytes) = (3, bytes + 8);
     }
     records.push(Record::End { files, bytes }.encode().to_vec());
     let begins =
@@ -114,10 +121,11 @@ fn a_file_arrives() {
     let stage = Stage::new();
     let (received, answer) = stage.receive(|socket| send(socket, &stream(Kind::File).0));
     let report = received.expect("complete");
-    assert_eq!((report.files, report.bytes), (vec!["core.1".to_owned()], 12));
+    assert_eq!((report.files, report.bytes), (vec!["core.1".to_owned()], 55));
     let bytes = std::fs::read(stage.output()).expect("there");
-    assert!(bytes.len() == 100 && bytes.starts_with(b"headbodytail\0"), "{bytes:?}");
-    let replies = [Reply::Ready, Reply::Synced { number: 7 }, Reply::Done { bytes: 12 }];
+    assert!(bytes.len() == 100 && bytes.starts_with(b"HEadbodytAil\0"), "{bytes:?}");
+    assert!(bytes[12..].iter().all(|byte| *byte == 0), "{bytes:?}");
+    let replies = [Reply::Ready, Reply::Synced { number: 7 }, Reply::Done { bytes: 55 }];
     assert_eq!(answer, replies.map(Reply::encode).concat());
 }
 
@@ -259,6 +267,10 @@ fn lies_are_refused() {
         ("a place beyond all addresses", many(1 << 48, 1)),
         ("a length that overflows", many(4096, u64::MAX)),
         ("nothing", many(0, 0)),
+        ("a hole in a file that isn't open", holes(1, 0, 1)),
+        ("a hole beyond all addresses", holes(0, 1 << 48, 1)),
+        ("a hole of nothing", holes(0, 0, 0)),
+        ("too many holes", record(Record::Holes { file: 0, extents: 1025 })),
         ("no extents", record(Record::Pages { file: 0, extents: 0 })),
         ("too many extents", record(Record::Pages { file: 0, extents: 1025 })),
         (
