@@ -9,7 +9,7 @@ use farspace_sys::pagemap::Pagemap;
 
 use super::gather::{Gather, Run, Whose};
 use super::pace::Speed;
-use super::places::Places;
+use super::places::{Piece, Places};
 use super::work::Work;
 use crate::capture::job::To;
 use crate::dirty::PageSet;
@@ -82,8 +82,7 @@ impl Copier {
         to.place.extend(self.places.end())?;
         let is_long = |run: &Run| run.piece.range.len >= LONG && !run.is_unreadable;
         self.spliced(to, origin, work.runs.iter().filter(|run| is_long(run)))?;
-        let short: Vec<Run> = work.runs.iter().filter(|run| !is_long(run)).copied().collect();
-        self.gathered(to, origin, gather, &short, LIVE)?;
+        self.gathered(to, origin, gather, work.runs.iter().filter(|run| !is_long(run)), LIVE)?;
         self.note(work);
         Ok(())
     }
@@ -109,8 +108,7 @@ impl Copier {
             to.place.extend(self.places.end())?;
             let is_long = |run: &Run| run.piece.range.len >= LONG && !run.is_unreadable;
             self.spliced(to, origin, work.runs.iter().filter(|run| is_long(run)))?;
-            let short: Vec<Run> = work.runs.iter().filter(|run| !is_long(run)).copied().collect();
-            self.gathered(to, origin, gather, &short, HELD)?;
+            self.gathered(to, origin, gather, work.runs.iter().filter(|run| !is_long(run)), HELD)?;
             // What was spliced is the target's until a receiver has it.
             to.place.settle(&mut |_| (to.progress)(self.done))?;
         }
@@ -127,10 +125,9 @@ impl Copier {
         work: &Work,
     ) -> Result<()> {
         self.done.total_bytes += work.bytes;
-        let (readable, others): (Vec<Run>, Vec<Run>) = work.runs.iter().partition(|run| !run.is_unreadable);
         to.place.extend(self.places.end())?;
-        self.spliced(to, origin, readable.iter())?;
-        self.gathered(to, origin, gather, &others, LIVE)?;
+        self.spliced(to, origin, work.runs.iter().filter(|run| !run.is_unreadable))?;
+        self.gathered(to, origin, gather, work.runs.iter().filter(|run| run.is_unreadable), LIVE)?;
         self.note(work);
         Ok(())
     }
@@ -166,12 +163,13 @@ impl Copier {
         Ok(())
     }
 
-    fn gathered(
+    /// A few at a time: there may be very many.
+    fn gathered<'r>(
         &mut self,
         to: &mut To<'_>,
         origin: &mut Origin<'_>,
         gather: &mut Gather,
-        runs: &[Run],
+        runs: impl Iterator<Item = &'r Run>,
         limit: usize,
     ) -> Result<()> {
         // There may be bytes of other processes in it, which stay until they have a file.
@@ -182,26 +180,24 @@ impl Copier {
             own = Gather::new(LIVE);
             &mut own
         };
-        let mut pieces = Vec::new();
-        for run in runs {
-            // None may be longer than what is held at once.
-            let mut piece = run.piece;
-            while piece.range.len > LIVE as u64 {
-                let mut part = piece;
-                part.range.len = LIVE as u64;
-                pieces.push(Run { piece: part, ..*run });
-                piece.range =
-                    RemoteIoVec::new(piece.range.base.0 + part.range.len, piece.range.len - part.range.len);
-                piece.offset += part.range.len;
+        // None may be longer than what is held at once.
+        let mut pieces = runs.flat_map(|run| {
+            (0..run.piece.range.len).step_by(LIVE).map(move |from| {
+                let (start, len) = (run.piece.range.base.0 + from, run.piece.range.len - from);
+                let range = RemoteIoVec::new(start, len.min(LIVE as u64));
+                Run { piece: Piece { range, offset: run.piece.offset + from }, ..*run }
+            })
+        });
+        let mut next: Vec<Run> = Vec::with_capacity(RUNS);
+        loop {
+            next.extend(pieces.by_ref().take(RUNS - next.len()));
+            if next.is_empty() {
+                break;
             }
-            pieces.push(Run { piece, ..*run });
-        }
-        let mut left = pieces.as_slice();
-        while !left.is_empty() {
             let begin = Instant::now();
-            let taken = gather.take(Whose { pid: self.pid, memory: &origin.memory }, left, limit)?;
+            let taken = gather.take(Whose { pid: self.pid, memory: &origin.memory }, &next, limit)?;
             let took = begin.elapsed();
-            left = &left[taken..];
+            next.drain(..taken);
             let bytes = gather.write_out(self.pid, to.place)?;
             self.speed.add(bytes, took);
             self.done.done_bytes += bytes;

@@ -28,8 +28,8 @@ pub(super) enum Moment {
 pub(super) struct Work {
     pub(super) runs: Vec<Run>,
     pub(super) bytes: u64,
-    /// The mapping of each run, by its first address.
-    mappings: Vec<u64>,
+    /// For each mapping, by its first address: the number of its first run.
+    mappings: Vec<(u64, usize)>,
 }
 
 impl Work {
@@ -53,14 +53,16 @@ impl Work {
             let end = start + planned.dumped_bytes;
             let is_watched = is_watched(planned) && !untracked.contains(&start);
             let full = coverage(&planned.mapping) == Coverage::Full;
-            let runs: Vec<RemoteIoVec> = match (is_watched, moment) {
-                (true, Moment::Later) => changes.changed.within(start..end).runs().collect(),
+            work.mappings.push((start, work.runs.len()));
+            // There may be very many runs: they are in memory once.
+            match (is_watched, moment) {
+                (true, Moment::Later) => work.add(planned, copier, changes.changed.within(start..end).runs()),
                 (true, _) if full => {
                     let mut pages = changes.changed.within(start..end);
                     if moment == Moment::Last {
                         pages.add(&copier.unreadable.within(start..end));
                     }
-                    pages.runs().collect()
+                    work.add(planned, copier, pages.runs());
                 }
                 // What isn't the target's own may have changed in any case.
                 (true, Moment::Last) => {
@@ -70,40 +72,35 @@ impl Work {
                     clean.subtract(&changes.changed);
                     clean.subtract(&copier.unreadable);
                     pages.subtract(&clean);
-                    pages.runs().collect()
+                    work.add(planned, copier, pages.runs());
                 }
-                (false, Moment::Later) => Vec::new(),
-                _ => planned.runs(pagemap)?,
-            };
-            for run in runs {
-                work.add(planned, copier, run);
+                (false, Moment::Later) => {}
+                _ => work.add(planned, copier, planned.runs(pagemap)?.into_iter()),
             }
         }
         Ok(work)
     }
 
-    fn add(&mut self, planned: &Planned, copier: &Copier, run: RemoteIoVec) {
-        for piece in copier.places.pieces(run) {
-            self.bytes += piece.range.len;
-            self.runs.push(Run { piece, is_unreadable: planned.traits.is_unreadable });
-            self.mappings.push(planned.mapping.start.0);
+    fn add(&mut self, planned: &Planned, copier: &Copier, runs: impl Iterator<Item = RemoteIoVec>) {
+        for run in runs {
+            for piece in copier.places.pieces(run) {
+                self.bytes += piece.range.len;
+                self.runs.push(Run { piece, is_unreadable: planned.traits.is_unreadable });
+            }
         }
     }
 
     /// The runs of the mappings for which `is_first` is true, and the others.
     pub(super) fn split(&self, is_first: impl Fn(u64) -> bool) -> (Self, Self) {
         let (mut first, mut second) = (Self::default(), Self::default());
-        let mut last = None;
-        for (run, &mapping) in self.runs.iter().zip(&self.mappings) {
-            let chosen = match last {
-                Some((known, chosen)) if known == mapping => chosen,
-                _ => is_first(mapping),
-            };
-            last = Some((mapping, chosen));
-            let into = if chosen { &mut first } else { &mut second };
-            into.bytes += run.piece.range.len;
-            into.runs.push(*run);
-            into.mappings.push(mapping);
+        let ends = self.mappings.iter().skip(1).map(|(_, run)| *run).chain([self.runs.len()]);
+        for (&(mapping, begin), end) in self.mappings.iter().zip(ends) {
+            let into = if is_first(mapping) { &mut first } else { &mut second };
+            into.mappings.push((mapping, into.runs.len()));
+            for run in &self.runs[begin..end] {
+                into.bytes += run.piece.range.len;
+                into.runs.push(*run);
+            }
         }
         (first, second)
     }

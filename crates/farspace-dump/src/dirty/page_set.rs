@@ -99,27 +99,20 @@ impl PageSet {
         within
     }
 
-    /// The pages that are in none of these ranges, which are in order of address.
+    /// The pages that are in none of these ranges, which are in order of address. Takes time for each range, and for what
+    /// is between them.
     #[must_use]
     pub fn outside(&self, ranges: impl Iterator<Item = Range<u64>>) -> Self {
         let mut outside = Self::default();
-        let mut ranges = ranges.peekable();
-        for (&number, bits) in &self.tables {
-            let (start, end) = (number * TABLE, (number + 1) * TABLE);
-            while ranges.next_if(|range| range.end <= start).is_some() {}
-            let mut left = *bits;
-            // One that goes on behind this table is needed again.
-            while let Some(range) = ranges.peek().filter(|range| range.start < end) {
-                let mask = mask(number, range);
-                left.iter_mut().zip(mask).for_each(|(word, mask)| *word &= !mask);
-                if range.end > end {
-                    break;
-                }
-                ranges.next();
+        let mut from = 0;
+        for range in ranges.chain([u64::MAX..u64::MAX]) {
+            // A page that a range touches at its beginning or end is in it.
+            let (gap, next) =
+                (from..range.start & !(PAGE - 1), range.end.saturating_add(PAGE - 1) & !(PAGE - 1));
+            if gap.start < gap.end {
+                outside.add(&self.within(gap));
             }
-            if left != Bits::default() {
-                outside.tables.insert(number, left);
-            }
+            from = from.max(next);
         }
         outside
     }
