@@ -165,6 +165,28 @@ impl FileWindow {
 }
 
 impl FileWindow {
+    /// Fills the window by read(2), until it is full or the other side ends; returns the bytes read, and why it isn't full.
+    pub fn fill_by_read(&mut self, from: impl AsFd) -> (u64, std::result::Result<(), Errno>) {
+        let mut done = 0;
+        while done < self.len {
+            // SAFETY: the range is what is left of this value's own mapping, of which no reference exists; the kernel checks
+            // the addresses.
+            let n = unsafe {
+                let to = self.base.byte_add(self.skip + done);
+                libc::read(from.as_fd().as_raw_fd(), to, self.len - done)
+            };
+            match n {
+                0 => break,
+                n if n > 0 => done += n as usize,
+                _ => match errno_of(&std::io::Error::last_os_error()) {
+                    Errno::INTR => {}
+                    errno => return (done as u64, Err(errno)),
+                },
+            }
+        }
+        (done as u64, Ok(()))
+    }
+
     /// Copies into the window from another process with process_vm_readv(2) until it is full; returns the bytes
     /// copied.
     ///

@@ -105,7 +105,7 @@ impl PageSet {
     pub fn outside(&self, ranges: impl Iterator<Item = Range<u64>>) -> Self {
         let mut outside = Self::default();
         let mut from = 0;
-        for range in ranges.chain([u64::MAX..u64::MAX]) {
+        for range in ranges.chain(std::iter::once(u64::MAX..u64::MAX)) {
             // A page that a range touches at its beginning or end is in it.
             let (gap, next) =
                 (from..range.start & !(PAGE - 1), range.end.saturating_add(PAGE - 1) & !(PAGE - 1));

@@ -105,7 +105,7 @@ impl<'a> Incoming<'a> {
     }
 
     fn pages(&mut self, file: u32, extent: Extent) -> Result<(), Failure> {
-        let pump = match self.pump.take() {
+        let mut pump = match self.pump.take() {
             Some(pump) => pump,
             None => Pump::new()?,
         };
