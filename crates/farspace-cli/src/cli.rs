@@ -329,7 +329,7 @@ pub(crate) struct BenchDumpArgs {
     /// Small sizes and few rounds: to see that it works, not for figures
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Only the groups of rows whose name contains this: 1g-4k-10pc, 4g, huge, flat, touch...
+    /// Only the groups of rows whose name contains this: 1g-4k-10pc, 4g, huge, flat, touch, predump, stream...
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Option<String>,
     /// Where dumps are written [default: /dev/shm if it has room, else the temporary directory]

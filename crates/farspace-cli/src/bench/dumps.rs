@@ -1,18 +1,23 @@
 //! Dumps of a target that writes to random pages at a steady rate, as a store like redis does: the level `converge` against
 //! gcore and against a forked snapshot.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use farspace::Target;
+use farspace_abi::RemoteIoVec;
 use farspace_dump::dirty::{Tracker, Tracking};
+use farspace_dump::predump::{ImageDirectory, PredumpOptions, Predumper};
 use farspace_sys::process;
 
 use super::report::{Report, Unit};
 use super::stops::{dump, gap, gcore};
 use super::transfers::huge_bytes;
-use super::{fits, size_name, skip};
+use super::{fits, size_name, skip, streams};
 use crate::cli::BenchDumpArgs;
+use crate::demo::baseline;
 use crate::demo::client::{Life, Pages, Request, SampleTarget};
 use crate::demo::room;
 use crate::engine::DumpOutcome;
@@ -73,6 +78,12 @@ pub(crate) fn dumps(args: &BenchDumpArgs) -> anyhow::Result<Report> {
     }
     if wanted("touch") {
         touches(&scale, &mut report)?;
+    }
+    if wanted("predump") && fits(2 * scale.sizes[0]) {
+        predumps(&scale, dir.path(), &mut report)?;
+    }
+    if wanted("stream") {
+        streams::measure(if args.quick { super::QUICK } else { super::FULL }, &mut report)?;
     }
     Ok(report)
 }
@@ -182,6 +193,39 @@ fn touches(scale: &Scale, report: &mut Report) -> anyhow::Result<()> {
         sample.finish()?;
     }
     Ok(())
+}
+
+/// An iteration of a pre-dump a second after the one before, with 1 % of the pages written meanwhile, against a copy of all
+/// memory; both into files in the same place.
+fn predumps(scale: &Scale, dir: &Path, report: &mut Report) -> anyhow::Result<()> {
+    let size = scale.sizes[0];
+    let mut target = start(size, size / 4096 / 100, Pages::Default)?;
+    let ranges = [RemoteIoVec::new(target.hello.hot_base, target.hello.hot_len)];
+    let options = PredumpOptions { keeps_tracking: true, ..PredumpOptions::default() };
+    let mut predumper = Predumper::new(target.pid(), options)?;
+    let place = |n: usize| dir.join(format!("predump-{n}"));
+    predumper.iterate(&mut ImageDirectory::create(&place(0), None)?, &mut |_| interrupt::flow())?;
+    let (mut pairs, mut gaps, mut written) = (Vec::new(), Vec::new(), Vec::new());
+    for n in 1..=2 * scale.rounds + 1 {
+        std::thread::sleep(Duration::from_secs(1));
+        target.ask(Request::Reset)?;
+        let begin = Instant::now();
+        let mut images = ImageDirectory::create(&place(n), Some(&place(n - 1)))?;
+        let done = predumper.iterate(&mut images, &mut |_| interrupt::flow())?;
+        let ours = begin.elapsed().as_secs_f64() * 1e3;
+        gaps.push(target.ask(Request::State)?.longest_gap_ns as f64 / 1e6);
+        written.push(done.pages_written as f64 * 4096.0 / MIB as f64);
+        let copy = dir.join("copy");
+        let begin = Instant::now();
+        baseline::copy(target.pid(), &ranges, &mut File::create(&copy)?)?;
+        pairs.push((ours, begin.elapsed().as_secs_f64() * 1e3));
+        std::fs::remove_file(&copy)?;
+    }
+    report.add_pairs("predump-iteration-1pc", "readv-copy", Unit::Ms, &pairs);
+    report.add("predump-iteration-1pc-gap", Unit::Ms, &gaps);
+    report.add("predump-iteration-1pc-written", Unit::MiB, &written);
+    (0..=2 * scale.rounds + 1).try_for_each(|n| std::fs::remove_dir_all(place(n)))?;
+    target.finish()
 }
 
 fn gap_of_dump(target: &mut SampleTarget, level: &str, core: &Path) -> anyhow::Result<(f64, DumpOutcome)> {

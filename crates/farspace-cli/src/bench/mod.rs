@@ -58,9 +58,6 @@ pub(crate) fn splice(args: &BenchArgs) -> anyhow::Result<Report> {
     let is_wanted = |group: &str| group.contains(only);
     let mut report = Report::new();
     transfers::measure(scale, &is_wanted, &disk, &mut report)?;
-    if is_wanted("stream") {
-        streams::measure(scale, &mut report)?;
-    }
     stops::measure(scale, &is_wanted, &mut report)?;
     anyhow::ensure!(!report.is_empty(), "no group of rows of `bench splice` has {only:?} in its name");
     Ok(report)
