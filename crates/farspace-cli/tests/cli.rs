@@ -135,6 +135,20 @@ fn doctor_reports() {
         assert!(!found["meaning"].as_str().unwrap().is_empty());
     }
     assert!(report["verdict"]["mechanism"].is_string());
+    let tracking = report["verdict"]["tracking"].as_str().unwrap();
+    assert!(["write-protect", "soft-dirty", "none"].contains(&tracking));
+    // What it says is what a dump does.
+    let mut sleep = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let core = dir.path().join("core");
+    let dump = farspace(&["dump", &sleep.id().to_string(), "--json", "-o", core.to_str().unwrap()]);
+    let _ = (sleep.kill(), sleep.wait());
+    let dumped: Value = serde_json::from_slice(&dump.stdout).unwrap();
+    let levels = report["verdict"]["dump_levels"].as_array().unwrap();
+    assert_eq!(levels.contains(&"converge".into()), dumped["level"] == "converge", "{dumped}");
+    if dumped["level"] == "converge" {
+        assert_eq!(dumped["tracking"], tracking);
+    }
 }
 
 #[test]

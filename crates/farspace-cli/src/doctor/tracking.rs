@@ -40,7 +40,8 @@ fn write_protect() -> Capability {
 fn soft_dirty() -> Capability {
     let name = "soft-dirty";
     let remedy = "only for chains of predumps and for CRIU: a kernel with CONFIG_MEM_SOFT_DIRTY";
-    let meaning = "links one predump to the next, and to criu dump; nothing else needs it";
+    let meaning =
+        "links one predump to the next, and to criu dump; else only where write-tracking is missing";
     match soft_dirty_works() {
         Ok(true) => Capability::new(name, true, "works", meaning),
         Ok(false) => Capability::new(name, false, "bit 55 is never set", meaning).remedy(remedy),

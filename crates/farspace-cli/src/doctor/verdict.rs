@@ -11,6 +11,8 @@ pub(crate) struct Verdict {
     pub(crate) mechanism: &'static str,
     /// Whether bytes reach the pipe uncopied.
     pub(crate) zero_copy: bool,
+    /// How changes will be noticed by `dump --level converge`, as its `--tracking` names it: write-protect, soft-dirty or none.
+    pub(crate) tracking: &'static str,
     /// The dump levels that work.
     pub(crate) dump_levels: Vec<&'static str>,
 }
@@ -27,8 +29,17 @@ impl From<&[Capability]> for Verdict {
             () if has("process_vm_readv") => "readv",
             () => "none",
         };
-        let dump_levels = if traced { vec!["snapshot", "frozen", "fuzzy"] } else { vec![] };
-        Self { mechanism, zero_copy: matches!(mechanism, "native" | "agent"), dump_levels }
+        let tracking = match () {
+            () if !traced => "none",
+            () if has("write-tracking") => "write-protect",
+            () if has("soft-dirty") => "soft-dirty",
+            () => "none",
+        };
+        let mut dump_levels = if traced { vec!["snapshot", "frozen", "fuzzy"] } else { vec![] };
+        if tracking != "none" {
+            dump_levels.insert(0, "converge");
+        }
+        Self { mechanism, zero_copy: matches!(mechanism, "native" | "agent"), tracking, dump_levels }
     }
 }
 
@@ -44,7 +55,14 @@ impl Verdict {
         };
         match self.dump_levels.as_slice() {
             [] => format!("{memory}; dumps need ptrace, which is not allowed here."),
-            levels => format!("{memory}; dump levels: {}.", levels.join(", ")),
+            levels => {
+                let changes = match self.tracking {
+                    "write-protect" => "changes are noticed by write protection, without a stop",
+                    "soft-dirty" => "changes are noticed by soft-dirty bits, with a short stop for each look",
+                    _ => "changes can't be noticed, so nothing converges",
+                };
+                format!("{memory}; {changes}; dump levels: {}.", levels.join(", "))
+            }
         }
     }
 }
@@ -68,5 +86,17 @@ mod tests {
         assert_eq!(verdict(&["vmsplice-zero-copy", "proc-mem-read"]).mechanism, "pidmem");
         assert_eq!(verdict(&["process_vm_readv"]).mechanism, "readv");
         assert_eq!(verdict(&[]).mechanism, "none");
+    }
+
+    #[test]
+    fn tracking() {
+        let all = verdict(&["ptrace-seize", "write-tracking", "soft-dirty"]);
+        assert_eq!((all.tracking, all.dump_levels[0]), ("write-protect", "converge"));
+        let soft = verdict(&["ptrace-seize", "soft-dirty"]);
+        assert_eq!((soft.tracking, soft.dump_levels[0]), ("soft-dirty", "converge"));
+        assert!(soft.sentence().contains("soft-dirty bits"));
+        let none = verdict(&["ptrace-seize"]);
+        assert_eq!((none.tracking, none.dump_levels.len()), ("none", 3));
+        assert_eq!(verdict(&["write-tracking", "soft-dirty"]).tracking, "none");
     }
 }
