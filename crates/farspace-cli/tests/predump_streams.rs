@@ -8,17 +8,20 @@ use farspace_image::criu::{ImageId, PageFlags, Pagemap, pages_name};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+#[path = "common/mount.rs"]
+mod mount;
 #[path = "common/place.rs"]
 mod place;
 #[path = "common/run.rs"]
 #[expect(dead_code, reason = "all runs are of commands that were made elsewhere")]
 mod run;
 #[path = "common/stream.rs"]
-#[expect(dead_code, reason = "nothing is dumped or killed here")]
+#[expect(dead_code, reason = "nothing is dumped here")]
 mod stream;
 #[path = "common/victim.rs"]
 mod victim;
 
+use mount::Mounted;
 use place::Place;
 use run::Run;
 use stream::Receiving;
@@ -102,6 +105,69 @@ fn images_arrive() {
     assert_ok(&receiving.finish());
     assert_eq!(std::fs::read_link(place.file("next").join("parent")).expect("a link"), Path::new("../there"));
     kill(Pid::from_raw(pid), Signal::SIGCONT).expect("a process");
+    victim.finish().expect("unharmed");
+}
+
+/// No space where the images go: both sides say so, nothing is left there, and the target runs on.
+#[test]
+fn no_space_at_the_receiver() {
+    let Some(mounted) = Mounted::new("size=4m") else { return };
+    let victim = victim::spawn("memory", &["anon:24M"]).expect("anonymous memory");
+    let path = mounted.place.file("images");
+    for more in [&[][..], &["--compress"]] {
+        let receiving = Receiving::start("tcp:127.0.0.1:0", &path, &[]);
+        let address = receiving.address.clone();
+        let sent = predump(victim.pid(), &[&["-o", &address], more].concat());
+        sent.fails(6, &["the other side gave up", "No space left", "free some space"]);
+        receiving.finish().fails(6, &["images", "No space left", "free some space"]);
+        mounted.place.is_empty();
+    }
+    let rest = Place::new();
+    let receiving = Receiving::start("tcp:127.0.0.1:0", &path, &["--page-server"]);
+    let (address, here) = (receiving.address.clone(), rest.file("rest").to_string_lossy().into_owned());
+    let sent = predump(victim.pid(), &["-o", &here, "--page-server", &address]);
+    assert_eq!(sent.code, Some(6), "{}", sent.stderr);
+    receiving.finish().fails(6, &["images", "No space left", "free some space"]);
+    mounted.place.is_empty();
+    rest.is_empty();
+    victim.finish().expect("unharmed");
+}
+
+/// The target is killed in the middle, or forks all the time.
+#[test]
+fn targets_that_end_or_fork() {
+    for after_ms in [5_u64, 20, 60, 150] {
+        let victim = victim::spawn("memory", &["anon:192M"]).expect("anonymous memory");
+        let place = Place::new();
+        let receiving = Receiving::start("tcp:127.0.0.1:0", &place.file("images"), &["--timeout", "10"]);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_farspace"));
+        command.args(["predump", &victim.pid().to_string(), "-o", &receiving.address]).stdin(Stdio::null());
+        let sender = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+        std::thread::sleep(std::time::Duration::from_millis(after_ms));
+        kill(Pid::from_raw(victim.pid()), Signal::SIGKILL).expect("a process");
+        let sent = Run::ended(sender.wait_with_output().expect("an end"));
+        if sent.code == Some(0) {
+            assert_ok(&receiving.finish());
+        } else {
+            assert!([Some(1), Some(3)].contains(&sent.code), "{}", sent.stderr);
+            assert_eq!(sent.stderr.lines().count(), 1, "{}", sent.stderr);
+            // Before anybody has connected it goes on waiting.
+            kill(Pid::from_raw(receiving.pid() as i32), Signal::SIGTERM).expect("a process");
+            let received = receiving.finish();
+            assert!([Some(1), Some(130)].contains(&received.code), "{}", received.stderr);
+            place.is_empty();
+        }
+    }
+    let mut victim = victim::spawn("storm", &["fork", "mmap", "thread"]).expect("everywhere");
+    for _ in 0..3 {
+        let place = Place::new();
+        let receiving = Receiving::start("tcp:127.0.0.1:0", &place.file("images"), &[]);
+        let address = receiving.address.clone();
+        assert_ok(&predump(victim.pid(), &["-o", &address]));
+        assert_ok(&receiving.finish());
+        assert!(pages(&place.file("images"), victim.pid()).len() > 10);
+        victim.check_detached().expect("unharmed");
+    }
     victim.finish().expect("unharmed");
 }
 

@@ -308,6 +308,52 @@ fn a_target_that_ends() {
     }
 }
 
+/// The same of a target that executes another program: it is that program, unharmed.
+#[test]
+fn a_target_that_executes_another_program() {
+    for level in LEVELS {
+        let (mut victim, region) = memory("anon:128M");
+        let place = Place::new();
+        let receiving = Receiving::start(ANY, &place.file("core"), &["--timeout", "10"]);
+        let (address, _copied) = slow(&receiving.address);
+        let sender = dump(victim.pid(), &address, &["--level", level]).spawn().expect("starts");
+        thread::sleep(Duration::from_millis(150));
+        victim.send("exec");
+        // A frozen one does it later.
+        let sent = Run::ended(sender.wait_with_output().expect("an end"));
+        assert!(victim.answer().expect("exec").starts_with("ready"), "{level}");
+        let received = receiving.finish();
+        if sent.code == Some(0) {
+            assert_ok(&received);
+            assert_complete(&place.file("core"), &region);
+        } else {
+            sent.fails(1, &["ended or executed another program"]);
+            received.fails(1, &[]);
+            place.is_empty();
+        }
+        victim.check_detached().unwrap_or_else(|failure| panic!("{level}: {failure}"));
+        victim.finish().unwrap_or_else(|failure| panic!("{level}: {failure}"));
+    }
+}
+
+/// A target that forks, maps and starts threads all the time: the core arrives, and it and its children are unharmed.
+#[test]
+fn a_target_that_forks() {
+    let mut victim = victim::spawn("storm", &["fork", "mmap", "thread"]).expect("everywhere");
+    for level in LEVELS {
+        let place = Place::new();
+        let receiving = Receiving::start(ANY, &place.file("core"), &[]);
+        let sent = Run::of(&mut dump(victim.pid(), &receiving.address, &["--level", level, "--json"]));
+        assert_ok(&sent);
+        assert_ok(&receiving.finish());
+        let report: serde_json::Value = serde_json::from_slice(&sent.stdout).expect("JSON");
+        let core = CoreFile::open(&place.file("core"));
+        assert!(core.segments().len() > 10 && report["level"] == level, "{report}");
+        victim.check_detached().unwrap_or_else(|failure| panic!("{level}: {failure}"));
+    }
+    victim.finish().expect("unharmed");
+}
+
 /// The target writes all the time, and the receiver is slow: what the target writes after the stop is in no page, although
 /// the pages themselves are in the socket's queue.
 #[test]

@@ -16,11 +16,15 @@ mod common {
     pub(crate) mod talk;
 }
 
+#[path = "common/mount.rs"]
+mod mount;
+
 use common::child::Running;
 use common::core_file::CoreFile;
-use common::place::Place;
+use common::place::{self, Place};
 use common::run::Run;
 use common::stream::{Receiving, dump};
+use mount::Mounted;
 
 /// A family of processes (programs/family.py).
 fn family(args: &[&str]) -> Running {
@@ -163,6 +167,27 @@ fn killed_at_any_moment() {
         let status = farspace.wait().expect("an end");
         assert_running(family.pid());
         assert_eq!(place.file(&format!("cores.{at}")).exists(), status.success());
+    }
+    assert_well(family);
+}
+
+/// No space for the second of the cores, or in the middle of one: nothing is left, and nobody stays stopped.
+#[test]
+fn no_space() {
+    let Some(mounted) = Mounted::new("size=12m") else { return };
+    let family = family(&["3"]);
+    let to = mounted.place.file("cores").to_string_lossy().into_owned();
+    for level in ["converge", "snapshot", "frozen", "fuzzy"] {
+        let run = Run::of(&mut dump(family.pid(), &to, &["--tree", "--level", level]));
+        run.fails(6, &["core", "No space left", "free some space"]);
+        mounted.place.is_empty();
+        assert_running(family.pid());
+        let receiving = Receiving::start("tcp:127.0.0.1:0", &mounted.place.file("cores"), &[]);
+        let run = Run::of(&mut dump(family.pid(), &receiving.address, &["--tree", "--level", level]));
+        run.fails(6, &["the other side gave up", "No space left"]);
+        receiving.finish().fails(6, &["core", "No space left"]);
+        mounted.place.is_empty();
+        assert_running(family.pid());
     }
     assert_well(family);
 }
