@@ -459,14 +459,23 @@ pub fn reap_thread(tid: i32) -> Reaped {
     if !crate::process::status(tid).is_ok_and(|status| status.tgid != tid) {
         return Reaped::Done;
     }
-    // SAFETY: plain old data, for which zeros are valid.
-    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
-    let flags = libc::WEXITED | libc::WNOHANG | libc::__WALL;
-    // SAFETY: `info` outlives the call.
-    let result = unsafe { libc::waitid(libc::P_PID, tid as libc::id_t, &raw mut info, flags) };
-    // SAFETY: waitid fills this field, or leaves the zero.
-    let is_there = result == 0 && unsafe { info.si_pid() } == 0;
-    if is_there { Reaped::NotYet } else { Reaped::Done }
+    // A stop of a traced thread is told whether or not it is asked for (wait_task_stopped, kernel/exit.c): so look first.
+    let wait = |flags| {
+        // SAFETY: plain old data, for which zeros are valid.
+        let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+        let flags = libc::WEXITED | libc::WNOHANG | libc::__WALL | flags;
+        // SAFETY: `info` outlives the call.
+        let result = unsafe { libc::waitid(libc::P_PID, tid as libc::id_t, &raw mut info, flags) };
+        (result == 0).then_some(info.si_code)
+    };
+    match wait(libc::WNOWAIT) {
+        Some(libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED) => {
+            wait(0);
+            Reaped::Done
+        }
+        Some(_) => Reaped::NotYet,
+        None => Reaped::Done,
+    }
 }
 
 fn request(what: libc::c_uint, tid: i32, address: usize, data: usize, operation: &'static str) -> Result<()> {
