@@ -24,29 +24,30 @@
 //! mask; neither inside the other.
 
 mod context;
+mod fpu;
+mod known;
+mod segments;
 mod signals;
 mod state;
 mod syscall;
+mod task;
 mod user;
 
 use crate::space::Space;
 use crate::target::Target;
 use kernel::bindings;
-use kernel::error::to_result;
 use kernel::ffi::{c_int, c_long, c_ulong};
 use kernel::prelude::*;
-use signals::Mask;
+use known::Known;
+use signals::{handler_waits, Mask};
 use state::{copy, Call, Event, State};
+use task::{Fields, NOTIFY_RESUME, NOTIFY_SIGNAL, SIGPENDING};
 
 /// Flags of the call.
 const SYSCALL: c_ulong = 1;
 const PIDFD: c_ulong = 2;
 /// -ERESTARTNOHAND: EINTR if a handler has run, again if not.
 const RESTART_UNLESS_HANDLED: c_long = -514;
-/// Bits of `thread_info.flags` (asserted in process_vm_exec_glue.c).
-const NOTIFY_RESUME: c_ulong = 1 << 1;
-const SIGPENDING: c_ulong = 1 << 2;
-const NOTIFY_SIGNAL: c_ulong = 1 << 17;
 /// AUDIT_ARCH_X86_64 and _I386 (include/uapi/linux/audit.h).
 const ARCH_X86_64: u32 = 0xc000_003e;
 const ARCH_I386: u32 = 0x4000_0003;
@@ -92,33 +93,33 @@ fn call(
     let mask = Mask::new(user::read_mask(mask_at)?);
     let target = if flags & PIDFD != 0 { Target::Pidfd(id) } else { Target::Pid(id) };
     if flags & SYSCALL != 0 {
-        let target = open(target)?;
+        let target = open(state, target)?;
         return syscall::run(regs, state, target, context_at);
     }
     state.context.check()?;
     let area = state.context.fpstate;
     if area != 0 {
-        // SAFETY: only reads user memory.
-        to_result(unsafe { bindings::vm_exec_fpu_check(area) })?;
+        fpu::check(area)?;
     }
-    let target = open(target)?;
+    let target = open(state, target)?;
     loop {
         if let Some(info) = mask.take() {
             return user::write_info(info_at, &info).map(|()| 0);
         }
-        // SAFETY: only looks at current's flags.
-        if unsafe { bindings::vm_exec_signal_pending() } {
+        if state.task.has(SIGPENDING | NOTIFY_SIGNAL) {
             return Ok(RESTART_UNLESS_HANDLED);
         }
-        // SAFETY: the registers are those of the caller's system call, as at its end.
-        if !unsafe { bindings::vm_exec_do_work(regs) } {
+        if !state.task.has(NOTIFY_RESUME) {
             break;
         }
+        // SAFETY: the registers are those of the caller's system call, as at its end.
+        unsafe { bindings::vm_exec_do_work(regs) };
     }
+    fpu::make(&mut state.fpu)?;
     // SAFETY: the task's own buffer, and its own memory.
-    to_result(unsafe { bindings::vm_exec_fpu_make(&mut state.fpu) })?;
-    // SAFETY: as above.
-    to_result(unsafe { bindings::vm_exec_fpu_start(&mut state.fpu, area) })?;
+    if unsafe { bindings::vm_exec_fpu_start(&mut state.fpu, area) } != 0 {
+        return Err(EINVAL);
+    }
     copy(&mut state.home, regs);
     state.context.load(regs);
     state.segments = state.context.segments();
@@ -130,9 +131,8 @@ fn call(
 }
 
 /// The address space of a target that can be visited.
-fn open(target: Target) -> Result<Space> {
-    let task = target.task()?;
-    let space = Space::of(&task)?;
+fn open(state: &mut State, target: Target) -> Result<Space> {
+    let space = Known::open(&mut state.known, state.task, target)?;
     // SAFETY: the mm is alive.
     if unsafe { bindings::vm_exec_is_refused(space.as_ptr()) } {
         return Err(refused());
@@ -162,24 +162,24 @@ fn returned(result: Result<c_long>) -> c_long {
 pub(crate) unsafe extern "C" fn vm_exec_syscall(regs: *mut bindings::pt_regs) {
     // SAFETY: by the contract; once for this entry.
     if let (Some(state), regs) = unsafe { (State::existing(), &mut *regs) } {
-        let info = dispatched(regs.ip, regs.orig_ax as c_int);
-        finish(state, regs, Some(Event::Call(info)), 0);
+        let event = dispatched(state.task, regs.ip, regs.orig_ax as c_int);
+        finish(state, regs, Some(&event), 0);
     }
 }
 
 /// A SIGSYS as Syscall User Dispatch would send it.
-fn dispatched(call_addr: usize, nr: c_int) -> bindings::kernel_siginfo {
+fn dispatched(task: Fields, call_addr: usize, nr: c_int) -> Event {
     let mut info = bindings::kernel_siginfo::default();
-    // SAFETY: looks at current's flags. The fields belong to the kind that si_signo and si_code say.
+    let is_compat = task.take_compat();
+    // SAFETY: the fields belong to the kind that si_signo and si_code say.
     unsafe {
-        let is_compat = bindings::vm_exec_is_compat();
         let info = &mut info.__bindgen_anon_1;
         (info.si_signo, info.si_code) = (SIGSYS, SYS_USER_DISPATCH);
         info._sifields._sigsys._call_addr = call_addr as *mut _;
         info._sifields._sigsys._syscall = nr;
         info._sifields._sigsys._arch = if is_compat { ARCH_I386 } else { ARCH_X86_64 };
     }
-    info
+    Event { info, is_fault: false }
 }
 
 /// The guest has jumped to the vsyscall page; `caller` is where it would return to.
@@ -192,12 +192,11 @@ pub(crate) unsafe extern "C" fn vm_exec_vsyscall(regs: *mut bindings::pt_regs, n
     // SAFETY: by the contract; once for this entry.
     let (Some(state), regs) = (unsafe { (State::existing(), &mut *regs) }) else { return };
     let nr = VSYSCALLS.get(nr as usize).copied().unwrap_or(-1);
-    state.event = Some(Event::Call(dispatched(regs.ip, nr)));
+    state.event = Some(dispatched(state.task, regs.ip, nr));
     regs.ax = ENOSYS as usize;
     regs.ip = caller;
     regs.sp = regs.sp.wrapping_add(8);
-    // SAFETY: sets a flag of current's.
-    unsafe { bindings::vm_exec_wake_up() };
+    state.task.notify();
 }
 
 /// An exception is about to become a signal. True if it is the guest's: then it stays here, and the caller's dispositions
@@ -211,9 +210,8 @@ pub(crate) unsafe extern "C" fn vm_exec_claim(info: *const bindings::kernel_sigi
     // SAFETY: by the contract; once for this entry.
     let Some(state) = (unsafe { State::existing() }) else { return false };
     // SAFETY: by the contract.
-    state.event.get_or_insert(Event::Fault(unsafe { *info }));
-    // SAFETY: sets a flag of current's.
-    unsafe { bindings::vm_exec_wake_up() };
+    state.event.get_or_insert(Event { info: unsafe { *info }, is_fault: true });
+    state.task.notify();
     true
 }
 
@@ -227,17 +225,19 @@ pub(crate) unsafe extern "C" fn vm_exec_interrupt(regs: *mut bindings::pt_regs, 
     // SAFETY: by the contract; once for this entry.
     let (Some(state), regs) = (unsafe { (State::existing(), &mut *regs) }) else { return false };
     if let Some(event) = state.event.take() {
-        return finish(state, regs, Some(event), 0);
+        if event.is_fault {
+            state.context.store_fault(state.task);
+        }
+        return finish(state, regs, Some(&event), 0);
     }
     if work & (SIGPENDING | NOTIFY_SIGNAL | NOTIFY_RESUME) == 0 {
         return false;
     }
     if work & SIGPENDING != 0 {
         if let Some(info) = state.call.as_ref().and_then(|call| call.mask.take()) {
-            return finish(state, regs, Some(Event::Signal(info)), 0);
+            return finish(state, regs, Some(&Event { info, is_fault: false }), 0);
         }
-        // SAFETY: no lock is held.
-        if unsafe { bindings::vm_exec_handler_waits() } {
+        if handler_waits() {
             return finish(state, regs, None, RESTART_UNLESS_HANDLED);
         }
     }
@@ -249,8 +249,7 @@ pub(crate) unsafe extern "C" fn vm_exec_interrupt(regs: *mut bindings::pt_regs, 
 /// Takes the guest out for a moment. A signal might be handled nevertheless: then the registers have to be in the
 /// caller's memory already. True if they can't be put there, and the call is over.
 fn suspend(state: &mut State, regs: &mut bindings::pt_regs, has_signal: bool) -> bool {
-    // SAFETY: in the guest.
-    unsafe { bindings::vm_exec_abort_probe(regs) };
+    state.abort_probe(regs);
     copy(&mut state.guest, regs);
     state.leave(regs, false);
     let area = if has_signal { state.context.fpstate } else { 0 };
@@ -260,7 +259,7 @@ fn suspend(state: &mut State, regs: &mut bindings::pt_regs, has_signal: bool) ->
     if has_signal {
         context.store(guest);
         context.store_segments(segments);
-        is_stored &= context.write(call.context_at).is_ok();
+        is_stored &= context.write(call.context_at, false).is_ok();
     }
     call.mask.close(!is_stored);
     regs.ax = RESTART_UNLESS_HANDLED as usize;
@@ -272,13 +271,9 @@ fn suspend(state: &mut State, regs: &mut bindings::pt_regs, has_signal: bool) ->
 }
 
 /// The guest is done: stores what there is to store and makes the caller's registers those of the end of its system call.
-fn finish(state: &mut State, regs: &mut bindings::pt_regs, event: Option<Event>, result: c_long) -> bool {
-    // SAFETY: in the guest.
-    unsafe { bindings::vm_exec_abort_probe(regs) };
+fn finish(state: &mut State, regs: &mut bindings::pt_regs, event: Option<&Event>, result: c_long) -> bool {
+    state.abort_probe(regs);
     state.context.store(regs);
-    if let Some(Event::Fault(_)) = event {
-        state.context.store_fault();
-    }
     state.leave(regs, true);
     state.context.store_segments(&state.segments);
     regs.ax = returned(store(state, event).map(|()| result)) as usize;
@@ -286,14 +281,14 @@ fn finish(state: &mut State, regs: &mut bindings::pt_regs, event: Option<Event>,
     true
 }
 
-fn store(state: &mut State, event: Option<Event>) -> Result {
+fn store(state: &mut State, event: Option<&Event>) -> Result {
     let State { call: Some(call), context, fpu, .. } = state else { return Err(EFAULT) };
     // SAFETY: the caller's memory is there again.
     let is_stored = unsafe { bindings::vm_exec_fpu_stop(fpu, context.fpstate, false) };
     call.mask.close(true);
-    context.write(call.context_at)?;
-    if let Some(Event::Fault(info) | Event::Call(info) | Event::Signal(info)) = &event {
-        user::write_info(call.info_at, info)?;
+    context.write(call.context_at, event.is_some_and(|event| event.is_fault))?;
+    if let Some(event) = event {
+        user::write_info(call.info_at, &event.info)?;
     }
     if is_stored {
         Ok(())

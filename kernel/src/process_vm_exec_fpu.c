@@ -20,36 +20,14 @@
 
 static unsigned int area_size(void)
 {
-	return fpu_user_cfg.default_size + (use_xsave() ? FP_XSTATE_MAGIC2_SIZE : 0);
+	return fpu_user_cfg.default_size + FP_XSTATE_MAGIC2_SIZE;
 }
 
-/* Says early whether an area looks like that of a signal frame; what loads it checks everything else. */
-int vm_exec_fpu_check(unsigned long area)
-{
-	struct fxregs_state __user *fx = (void __user *)area;
-	struct _fpx_sw_bytes marks;
-	u32 end;
-
-	if (!access_ok(fx, area_size()))
-		return -EFAULT;
-	if (!use_xsave())
-		return 0;
-	if (copy_from_user(&marks, &fx->sw_reserved, sizeof(marks)))
-		return -EFAULT;
-	if (marks.magic1 != FP_XSTATE_MAGIC1 || marks.xstate_size != fpu_user_cfg.default_size)
-		return -EINVAL;
-	if (get_user(end, (u32 __user *)(area + marks.xstate_size)))
-		return -EFAULT;
-	return end == FP_XSTATE_MAGIC2 ? 0 : -EINVAL;
-}
-
-/* Makes the guest's buffer, or a new one where a dynamic feature has made the old one grow. */
+/* Makes the guest's buffer. */
 int vm_exec_fpu_make(struct vm_exec_fpu *fpu)
 {
-	struct fpstate *fps = fpu->guest;
+	struct fpstate *fps;
 
-	if (fps && fps->size == fpu_kernel_cfg.default_size)
-		return 0;
 	vm_exec_fpu_free(fpu);
 	fps = vzalloc(ALIGN(offsetof(struct fpstate, regs), 64) + fpu_kernel_cfg.default_size);
 	if (!fps)
@@ -70,6 +48,20 @@ void vm_exec_fpu_free(struct vm_exec_fpu *fpu)
 	fpu->guest = NULL;
 }
 
+/*
+ * fpregs_lock() keeps softirqs away, which may use the registers; so does this, and takes less: interrupts are on wherever
+ * these functions are called.
+ */
+static void lock(void)
+{
+	local_irq_disable();
+}
+
+static void unlock(void)
+{
+	local_irq_enable();
+}
+
 static void install(struct fpstate *fps)
 {
 	struct fpu *fpu = &current->thread.fpu;
@@ -87,13 +79,9 @@ static void save(void)
 
 static void clean(struct fpstate *fps)
 {
-	if (use_xsave()) {
-		/* Whatever is not in use is loaded as its initial state; only MXCSR may be loaded nevertheless. */
-		fps->regs.xsave.header.xfeatures = 0;
-		fps->regs.fxsave.mxcsr = MXCSR_DEFAULT;
-	} else {
-		memcpy(&fps->regs, &init_fpstate.regs, fpu_kernel_cfg.default_size);
-	}
+	/* Whatever is not in use is loaded as its initial state; only MXCSR may be loaded nevertheless. */
+	fps->regs.xsave.header.xfeatures = 0;
+	fps->regs.fxsave.mxcsr = MXCSR_DEFAULT;
 }
 
 /*
@@ -102,12 +90,12 @@ static void clean(struct fpstate *fps)
  */
 int vm_exec_fpu_start(struct vm_exec_fpu *fpu, unsigned long area)
 {
-	fpregs_lock();
+	lock();
 	save();
 	fpu->home = current->thread.fpu.fpstate;
 	clean(fpu->guest);
 	install(fpu->guest);
-	fpregs_unlock();
+	unlock();
 
 	fpu->pkru = read_pkru();
 	if (!area) {
@@ -124,11 +112,11 @@ void vm_exec_fpu_continue(struct vm_exec_fpu *fpu)
 {
 	u32 pkru = fpu->pkru;
 
-	fpregs_lock();
+	lock();
 	save();
 	fpu->home = current->thread.fpu.fpstate;
 	install(fpu->guest);
-	fpregs_unlock();
+	unlock();
 	fpu->pkru = read_pkru();
 	write_pkru(pkru);
 }
@@ -150,11 +138,11 @@ bool vm_exec_fpu_stop(struct vm_exec_fpu *fpu, unsigned long area, bool keep)
 	if (area)
 		stored = fps->user_size == fpu_user_cfg.default_size &&
 			 copy_fpstate_to_sigframe(buffer, buffer, area_size(), pkru);
-	fpregs_lock();
+	lock();
 	if (keep)
 		save();
 	install(fpu->home);
-	fpregs_unlock();
+	unlock();
 	fpu->home = NULL;
 	if (fps != fpu->guest) {
 		/* See fpstate_realloc(), which leaves a buffer alone that it has not made. */

@@ -19,8 +19,6 @@
 
 #include "process_vm_exec_glue.h"
 
-static_assert(_TIF_SIGPENDING == 1 << 2 && _TIF_NOTIFY_RESUME == 1 << 1 && _TIF_NOTIFY_SIGNAL == 1 << 17);
-
 SYSCALL_DEFINE6(process_vm_exec, pid_t, pid, void __user *, context, unsigned long, flags, void __user *, info,
 		const void __user *, mask, size_t, sizemask)
 {
@@ -29,12 +27,17 @@ SYSCALL_DEFINE6(process_vm_exec, pid_t, pid, void __user *, context, unsigned lo
 }
 
 /*
- * Word by word: a string instruction takes longer to begin than this takes. Unrolled by hand, because the compiler leaves
- * loops with jumps out of assembly as they are.
+ * Word by word: a string instruction takes longer to begin than this takes. By two instructions each, which the user access
+ * macros are not in all compilers, and unrolled by hand, because loops with jumps out of assembly are left as they are.
  */
+#define MOVE(to, from, n, user)								\
+	asm goto("1: mov %c[offset](%[source]), %%rax\n2: mov %%rax, %c[offset](%[sink])\n"	\
+		 _ASM_EXTABLE_UA(user, %l[fault])					\
+		 :: [source] "r" (from), [sink] "r" (to), [offset] "i" ((n) * 8)	\
+		 : "rax", "memory" : fault)
 #define FOUR(each, n) each(n); each((n) + 1); each((n) + 2); each((n) + 3)
-#define GET(n) unsafe_get_user(to[n], &word[n], fault)
-#define PUT(n) unsafe_put_user(from[n], &word[n], fault)
+#define GET(n) MOVE(to, word, n, 1b)
+#define PUT(n) MOVE(word, from, n, 2b)
 #define ZERO(n) unsafe_put_user(0ul, &word[n], fault)
 
 bool vm_exec_get_mask(unsigned long *to, unsigned long from)
@@ -42,13 +45,14 @@ bool vm_exec_get_mask(unsigned long *to, unsigned long from)
 	return !get_user(*to, (unsigned long __user *)from);
 }
 
+/* Registers, flags, fpstate and the two bases: all that a guest is made of. */
 bool vm_exec_get_context(unsigned long *to, unsigned long from)
 {
 	const unsigned long __user *word = (const unsigned long __user *)from;
 
 	if (!user_read_access_begin(word, VM_EXEC_CONTEXT * sizeof(*word)))
 		return false;
-	FOUR(GET, 0); FOUR(GET, 4); FOUR(GET, 8); FOUR(GET, 12); FOUR(GET, 16); FOUR(GET, 20); GET(24); GET(25);
+	FOUR(GET, 0); FOUR(GET, 4); FOUR(GET, 8); FOUR(GET, 12); GET(16); GET(17); GET(23); GET(24); GET(25);
 	user_read_access_end();
 	return true;
 fault:
@@ -56,18 +60,27 @@ fault:
 	return false;
 }
 
-bool vm_exec_put_context(unsigned long to, const unsigned long *from)
+/* Registers, flags, selectors and the two bases; of a fault what it was. */
+bool vm_exec_put_context(unsigned long to, const unsigned long *from, bool is_fault)
 {
 	unsigned long __user *word = (unsigned long __user *)to;
 
 	if (!user_write_access_begin(word, VM_EXEC_CONTEXT * sizeof(*word)))
 		return false;
-	FOUR(PUT, 0); FOUR(PUT, 4); FOUR(PUT, 8); FOUR(PUT, 12); FOUR(PUT, 16); FOUR(PUT, 20); PUT(24); PUT(25);
+	FOUR(PUT, 0); FOUR(PUT, 4); FOUR(PUT, 8); FOUR(PUT, 12); PUT(16); PUT(17); PUT(18); PUT(24); PUT(25);
+	if (is_fault) {
+		PUT(19); PUT(20); PUT(22);
+	}
 	user_write_access_end();
 	return true;
 fault:
 	user_write_access_end();
 	return false;
+}
+
+bool vm_exec_put_word(unsigned long to, unsigned long word)
+{
+	return !put_user(word, (unsigned long __user *)to);
 }
 
 /* What the kernel's structure lacks is zero. */
@@ -100,7 +113,8 @@ bool vm_exec_is_refused(struct mm_struct *target)
 #endif
 	return target == current->mm || target->task_size != TASK_SIZE_MAX ||
 	       test_thread_flag(TIF_ADDR32) || test_thread_flag(TIF_IO_BITMAP) || current->thread.iopl_emul ||
-	       !boot_cpu_has(X86_FEATURE_FSGSBASE) || cpu_feature_enabled(X86_FEATURE_XENPV);
+	       !boot_cpu_has(X86_FEATURE_FSGSBASE) || !boot_cpu_has(X86_FEATURE_XSAVE) ||
+	       cpu_feature_enabled(X86_FEATURE_XENPV);
 }
 
 unsigned int vm_exec_address_bits(void)
@@ -144,8 +158,11 @@ void vm_exec_come_back(struct vm_exec *state)
 
 	load_mm(state, state->home_mm, NULL);
 	sched_mm_cid_after_execve(current);
+#ifdef CONFIG_MEMCG
 	/* We may have been made its owner; that must be somebody who stays. */
-	mm_update_next_owner(target);
+	if (unlikely(READ_ONCE(target->owner) == current))
+		mm_update_next_owner(target);
+#endif
 }
 
 /* Out of line, and out of reach of tracing: in between the per-cpu base is the wrong one. */
@@ -160,71 +177,29 @@ static noinstr unsigned long swap_gsbase(unsigned long next)
 	return previous;
 }
 
-void vm_exec_swap_segments(struct vm_exec_segments *other)
+/* The base of user mode; returns what it was. */
+unsigned long vm_exec_swap_gsbase(unsigned long next)
 {
-	struct vm_exec_segments next = *other;
-	unsigned long flags;
+	unsigned long flags, previous;
 
-	savesegment(fs, other->fs);
-	savesegment(gs, other->gs);
-	savesegment(ds, other->ds);
-	savesegment(es, other->es);
-	other->fsbase = rdfsbase();
-	if (unlikely(other->fs | next.fs))
-		loadsegment(fs, next.fs);
-	if (unlikely(other->ds | next.ds))
-		loadsegment(ds, next.ds);
-	if (unlikely(other->es | next.es))
-		loadsegment(es, next.es);
-	wrfsbase(next.fsbase);
-	if (unlikely(other->gs | next.gs) || cpu_feature_enabled(X86_FEATURE_FRED)) {
-		other->gsbase = x86_gsbase_read_cpu_inactive();
-		load_gs_index(next.gs);
-		x86_gsbase_write_cpu_inactive(next.gsbase);
-		return;
+	if (cpu_feature_enabled(X86_FEATURE_FRED)) {
+		previous = x86_gsbase_read_cpu_inactive();
+		x86_gsbase_write_cpu_inactive(next);
+		return previous;
 	}
 	local_irq_save(flags);
-	other->gsbase = swap_gsbase(next.gsbase);
+	previous = swap_gsbase(next);
 	local_irq_restore(flags);
+	return previous;
 }
 
-/* The kernel writes to these addresses on its own account; while away they are somebody else's. */
-void vm_exec_hide(struct vm_exec_stash *stash)
+/* Those of the caller may be gone from its tables by now; then it gets none. */
+void vm_exec_load_selectors(unsigned short fs, unsigned short gs, unsigned short ds, unsigned short es)
 {
-#ifdef CONFIG_RSEQ
-	stash->rseq = (__force void *)current->rseq;
-	current->rseq = NULL;
-	stash->rseq_events = xchg(&current->rseq_event_mask, 0);
-#ifdef CONFIG_SCHED_MM_CID
-	stash->mm_cid = current->mm_cid;
-#endif
-#endif
-}
-
-void vm_exec_show(struct vm_exec_stash *stash)
-{
-#ifdef CONFIG_RSEQ
-	bool is_stale = current->rseq_event_mask;
-
-#ifdef CONFIG_SCHED_MM_CID
-	is_stale |= stash->mm_cid != current->mm_cid;
-#endif
-	current->rseq = (__force struct rseq __user *)stash->rseq;
-	if (stash->rseq_events)
-		xchg(&current->rseq_event_mask, stash->rseq_events | current->rseq_event_mask);
-	if (is_stale)
-		rseq_set_notify_resume(current);
-#endif
-}
-
-void vm_exec_swap_probes(struct vm_exec_stash *stash)
-{
-#ifdef CONFIG_UPROBES
-	struct uprobe_task *mine = current->utask;
-
-	current->utask = stash->utask;
-	stash->utask = mine;
-#endif
+	loadsegment(fs, fs);
+	loadsegment(ds, ds);
+	loadsegment(es, es);
+	load_gs_index(gs);
 }
 
 /*
@@ -252,126 +227,36 @@ void vm_exec_free_probes(void)
 	uprobe_free_utask(current);
 }
 
-void vm_exec_forget(struct vm_exec *state)
+/* After a look at TIF_NOTIFY_RESUME. */
+void vm_exec_do_work(struct pt_regs *regs)
 {
-	task_lock(current);
-	current->vm_exec = NULL;
-	task_unlock(current);
-	kfree_rcu(state, rcu);
-}
-
-/* Whether system calls are the guest's. */
-void vm_exec_catch(bool is_on)
-{
-	if (is_on)
-		set_syscall_work(VM_EXEC);
-	else
-		clear_syscall_work(VM_EXEC);
-}
-
-/* Whether the guest came by a 32-bit entry. Nothing after this may take the caller's own call for one. */
-bool vm_exec_is_compat(void)
-{
-	bool is_compat = current_thread_info()->status & TS_COMPAT;
-
-	current_thread_info()->status &= ~TS_COMPAT;
-	return is_compat;
-}
-
-/* Makes the way to user mode look for what was claimed. */
-void vm_exec_wake_up(void)
-{
-	set_thread_flag(TIF_NOTIFY_RESUME);
-}
-
-bool vm_exec_do_work(struct pt_regs *regs)
-{
-	if (!test_thread_flag(TIF_NOTIFY_RESUME))
-		return false;
 	resume_user_mode_work(regs);
-	return true;
 }
 
-/* Fields of task_struct are not for Rust: bindgen misplaces what is behind an empty structure with an alignment. */
-struct vm_exec **vm_exec_slot(void)
-{
-	return &current->vm_exec;
-}
-
-void vm_exec_last_fault(unsigned long *trapno, unsigned long *err, unsigned long *cr2)
-{
-	*trapno = current->thread.trap_nr;
-	*err = current->thread.error_code;
-	*cr2 = current->thread.cr2;
-}
-
-/* Returns what was blocked before. */
-unsigned long vm_exec_open_mask(unsigned long mask)
-{
-	unsigned long blocked;
-
-	spin_lock_irq(&current->sighand->siglock);
-	blocked = current->blocked.sig[0];
-	current->real_blocked.sig[0] = mask;
-	current->blocked.sig[0] &= ~mask;
-	recalc_sigpending();
-	spin_unlock_irq(&current->sighand->siglock);
-	return blocked;
-}
-
-void vm_exec_close_mask(void)
+void vm_exec_lock_signals(void)
 {
 	spin_lock_irq(&current->sighand->siglock);
-	sigemptyset(&current->real_blocked);
+}
+
+void vm_exec_unlock_signals(void)
+{
 	spin_unlock_irq(&current->sighand->siglock);
 }
 
-/* Whether a signal is pending whose handler would run. */
-bool vm_exec_handler_waits(void)
+/* As sigsuspend(2), which has put the mask into saved_sigmask. */
+void vm_exec_restore_mask_later(void)
 {
-	unsigned long pending;
-	bool waits = false;
-	int signal;
-
-	spin_lock_irq(&current->sighand->siglock);
-	pending = current->pending.signal.sig[0] | current->signal->shared_pending.signal.sig[0];
-	pending &= ~current->blocked.sig[0];
-	for_each_set_bit(signal, &pending, _NSIG) {
-		__sighandler_t handler = current->sighand->action[signal].sa.sa_handler;
-
-		waits |= handler != SIG_DFL && handler != SIG_IGN;
-	}
-	spin_unlock_irq(&current->sighand->siglock);
-	return waits;
-}
-
-bool vm_exec_signal_pending(void)
-{
-	return signal_pending(current);
-}
-
-int vm_exec_take_signal(unsigned long mask, struct kernel_siginfo *info)
-{
-	sigset_t others = { .sig = { ~mask } };
-	enum pid_type type;
-	int signal;
-
-	spin_lock_irq(&current->sighand->siglock);
-	signal = dequeue_signal(&others, info, &type);
-	spin_unlock_irq(&current->sighand->siglock);
-	return signal;
-}
-
-/* As sigsuspend(2): a handler's frame has the caller's mask, and so has the task if there is none. */
-void vm_exec_block_until_return(unsigned long blocked)
-{
-	current->saved_sigmask.sig[0] = blocked;
 	set_restore_sigmask();
 }
 
-void vm_exec_restore_blocked(void)
+void vm_exec_restore_mask(void)
 {
 	restore_saved_sigmask();
+}
+
+void vm_exec_put_cred(const struct cred *cred)
+{
+	put_cred(cred);
 }
 
 /* The registers are current's: passed, so that Rust knows that they are looked at and changed. */

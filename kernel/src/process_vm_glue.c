@@ -14,11 +14,6 @@ void process_vm_mmdrop(struct mm_struct *mm)
 	mmdrop(mm);
 }
 
-bool process_vm_mmget_not_zero(struct mm_struct *mm)
-{
-	return mmget_not_zero(mm);
-}
-
 int process_vm_mmap_read_lock_killable(struct mm_struct *mm)
 {
 	return mmap_read_lock_killable(mm);

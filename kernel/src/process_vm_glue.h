@@ -11,7 +11,6 @@
 
 void process_vm_mmgrab(struct mm_struct *mm);
 void process_vm_mmdrop(struct mm_struct *mm);
-bool process_vm_mmget_not_zero(struct mm_struct *mm);
 int process_vm_mmap_read_lock_killable(struct mm_struct *mm);
 void process_vm_mmap_read_unlock(struct mm_struct *mm);
 

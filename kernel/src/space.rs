@@ -7,6 +7,7 @@
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicI32, Ordering};
 use kernel::bindings;
 use kernel::error::{from_err_ptr, to_result};
 use kernel::prelude::*;
@@ -56,6 +57,15 @@ impl Space {
         Released { mm: self.mm }
     }
 
+    /// A second hold, on the object alone.
+    #[cfg(CONFIG_PROCESS_VM_EXEC)]
+    pub(crate) fn released(&self) -> Released {
+        // SAFETY: By the type invariant `mm` is valid.
+        unsafe { bindings::process_vm_mmgrab(self.mm.as_ptr()) };
+        // INVARIANT: That was the reference of `mm_count`.
+        Released { mm: self.mm }
+    }
+
     /// Takes the mmap lock for reading.
     ///
     /// # Errors
@@ -71,9 +81,20 @@ impl Space {
 
 impl Drop for Space {
     fn drop(&mut self) {
-        // SAFETY: By the type invariant the reference is ours; it isn't used after this.
-        unsafe { bindings::mmput(self.mm.as_ptr()) };
+        // The last one tears the mappings down, and may sleep for that.
+        let more = |users| if users > 1 { Some(users - 1) } else { None };
+        if users(self.mm).fetch_update(Ordering::Release, Ordering::Relaxed, more).is_err() {
+            // SAFETY: By the type invariant the reference is ours; it isn't used after this.
+            unsafe { bindings::mmput(self.mm.as_ptr()) };
+        }
     }
+}
+
+/// `mm_users`, which the kernel counts by atomic instructions, too.
+fn users<'a>(mm: NonNull<bindings::mm_struct>) -> &'a AtomicI32 {
+    let count = mm.as_ptr().cast::<u8>().wrapping_add(bindings::MM_USERS);
+    // SAFETY: There for as long as somebody has a reference of either kind, as both types here do.
+    unsafe { AtomicI32::from_ptr(count.cast()) }
 }
 
 /// An address space that may have lost its mappings.
@@ -92,12 +113,31 @@ impl Released {
     ///
     /// ESRCH: the last process that had them is gone.
     pub(crate) fn acquire(self) -> Result<Space> {
-        // SAFETY: By the type invariant `mm` is valid.
-        if !unsafe { bindings::process_vm_mmget_not_zero(self.mm.as_ptr()) } {
-            return Err(ESRCH);
-        }
-        // INVARIANT: That was the reference of `mm_users`. The one of `mm_count` goes with `self`.
-        Ok(Space { mm: self.mm })
+        // The reference of `mm_count` goes with `self`.
+        self.again().ok_or(ESRCH)
+    }
+
+    /// Holds the mappings, too, if the last process that had them isn't gone.
+    pub(crate) fn again(&self) -> Option<Space> {
+        let more = |users| if users > 0 { Some(users + 1) } else { None };
+        let got = users(self.mm).fetch_update(Ordering::SeqCst, Ordering::Relaxed, more);
+        // INVARIANT: That was the reference of `mm_users`.
+        got.ok().map(|_| Space { mm: self.mm })
+    }
+
+    /// The C object, which lives as long as this value.
+    #[cfg(CONFIG_PROCESS_VM_EXEC)]
+    pub(crate) fn as_ptr(&self) -> *mut bindings::mm_struct {
+        self.mm.as_ptr()
+    }
+
+    /// Whether the dumpability alone forbids nobody to look (SUID_DUMP_USER).
+    #[cfg(CONFIG_PROCESS_VM_EXEC)]
+    pub(crate) fn is_dumpable(&self) -> bool {
+        let flags = self.mm.as_ptr().cast::<u8>().wrapping_add(bindings::MM_FLAGS).cast::<usize>();
+        // SAFETY: By the type invariant; it may change at any time, and is read once.
+        let flags = unsafe { flags.read_volatile() };
+        flags & bindings::MMF_DUMPABLE_MASK as usize == bindings::SUID_DUMP_USER as usize
     }
 }
 

@@ -2,8 +2,10 @@
 
 //! `struct sigcontext` as the caller sees it, and what of it a guest may have.
 
+use super::segments::Segments;
+use super::task::Fields;
 use super::user;
-use core::mem::size_of;
+use core::mem::{offset_of, size_of};
 use kernel::bindings;
 use kernel::prelude::*;
 
@@ -92,11 +94,16 @@ impl Context {
         user::read_context(address, unsafe { &mut *words.cast() })
     }
 
-    /// Copies it out.
-    pub(crate) fn write(&self, address: usize) -> Result {
+    /// Copies out what a guest may have changed, and what a fault has left (`is_fault`).
+    pub(crate) fn write(&self, address: usize, is_fault: bool) -> Result {
         let words: *const Self = self;
         // SAFETY: as above.
-        user::write_context(address, unsafe { &*words.cast() })
+        user::write_context(address, unsafe { &*words.cast() }, is_fault)
+    }
+
+    /// Writes what a system call gave, for the context at `address`.
+    pub(crate) fn write_result(address: usize, result: isize) -> Result {
+        user::write_word(address.wrapping_add(offset_of!(Self, rax)), result as usize)
     }
 
     /// Refuses what the processor would fault on while it is still in the kernel.
@@ -129,11 +136,6 @@ impl Context {
         regs.orig_ax = self.rax;
     }
 
-    /// What a system call gave.
-    pub(crate) fn set_result(&mut self, result: isize) {
-        self.rax = result as usize;
-    }
-
     /// Makes `regs` those of the guest. Selectors are the usual ones whatever the context says.
     pub(crate) fn load(&self, regs: &mut bindings::pt_regs) {
         (regs.r8, regs.r9, regs.r10, regs.r11) = (self.r8, self.r9, self.r10, self.r11);
@@ -161,19 +163,20 @@ impl Context {
     }
 
     /// Takes the guest's segments.
-    pub(crate) fn store_segments(&mut self, segments: &bindings::vm_exec_segments) {
-        (self.fs, self.gs) = (segments.fs, segments.gs);
-        (self.fs_base, self.gs_base) = (segments.fsbase, segments.gsbase);
+    pub(crate) fn store_segments(&mut self, segments: &Segments) {
+        (self.fs, self.gs) = segments.fs_gs();
+        (self.fs_base, self.gs_base) = (segments.fs_base, segments.gs_base);
     }
 
     /// Takes what the last exception left in the thread, as a signal frame does.
-    pub(crate) fn store_fault(&mut self) {
-        // SAFETY: writes to the three.
-        unsafe { bindings::vm_exec_last_fault(&mut self.trapno, &mut self.err, &mut self.cr2) };
+    pub(crate) fn store_fault(&mut self, task: Fields) {
+        self.trapno = task.read(bindings::TASK_TRAP_NR);
+        self.err = task.read(bindings::TASK_ERROR_CODE);
+        self.cr2 = task.read(bindings::TASK_CR2);
     }
 
     /// The guest's segments at its start.
-    pub(crate) fn segments(&self) -> bindings::vm_exec_segments {
-        bindings::vm_exec_segments { fsbase: self.fs_base, gsbase: self.gs_base, fs: 0, gs: 0, ds: 0, es: 0 }
+    pub(crate) fn segments(&self) -> Segments {
+        Segments::new(self.fs_base, self.gs_base)
     }
 }

@@ -3,20 +3,22 @@
 //! What a task keeps for its calls, and the way over and back.
 
 use super::context::Context;
+use super::known::Known;
+use super::segments::Segments;
 use super::signals::Mask;
+use super::task::Fields;
 use crate::space::Space;
-use core::ptr;
+use core::mem::offset_of;
+use core::sync::atomic::{fence, AtomicUsize, Ordering};
 use kernel::bindings;
 use kernel::prelude::*;
 
 /// What a guest has to be left for.
-pub(crate) enum Event {
-    /// An exception.
-    Fault(bindings::kernel_siginfo),
-    /// A system call.
-    Call(bindings::kernel_siginfo),
-    /// A signal of the mask.
-    Signal(bindings::kernel_siginfo),
+pub(crate) struct Event {
+    /// What the caller is told.
+    pub(crate) info: bindings::kernel_siginfo,
+    /// An exception, of which the thread knows more.
+    pub(crate) is_fault: bool,
 }
 
 /// One call, from its begin to its end.
@@ -47,9 +49,81 @@ pub(crate) struct State {
     /// The guest's, while it is away.
     pub(crate) guest: bindings::pt_regs,
     /// Those of the side that doesn't run.
-    pub(crate) segments: bindings::vm_exec_segments,
+    pub(crate) segments: Segments,
     pub(crate) fpu: bindings::vm_exec_fpu,
-    stash: bindings::vm_exec_stash,
+    stash: Stash,
+    /// Whom this belongs to.
+    pub(crate) task: Fields,
+    pub(crate) known: Option<Known>,
+}
+
+/// Fields of `task_struct` that hold addresses in the caller's memory, while the guest runs. Where the kernel is without
+/// rseq(2) or probes the field's offset is 0.
+struct Stash {
+    rseq: usize,
+    rseq_events: usize,
+    mm_cid: i32,
+    utask: usize,
+}
+
+impl Stash {
+    const EMPTY: Self = Self { rseq: 0, rseq_events: 0, mm_cid: 0, utask: 0 };
+
+    /// The kernel writes to this address on its own account; while away it is somebody else's.
+    fn hide(&mut self, task: Fields) {
+        if bindings::TASK_RSEQ == 0 {
+            return;
+        }
+        self.rseq = task.replace(bindings::TASK_RSEQ, 0);
+        self.rseq_events = take_events(task);
+        self.mm_cid = mm_cid(task);
+    }
+
+    /// Undoes that. The caller's program hears of what has happened to it.
+    fn show(&mut self, task: Fields) {
+        if bindings::TASK_RSEQ == 0 {
+            return;
+        }
+        task.write(bindings::TASK_RSEQ, self.rseq);
+        let is_stale = task.read::<usize>(bindings::TASK_RSEQ_EVENTS) != 0 || mm_cid(task) != self.mm_cid;
+        if self.rseq_events != 0 {
+            events(task).fetch_or(self.rseq_events, Ordering::Relaxed);
+        }
+        if is_stale && self.rseq != 0 {
+            task.notify();
+        }
+    }
+
+    /// Probed instructions are carried out in a copy, which is in the memory that they are in.
+    fn swap_probes(&mut self, task: Fields) {
+        if bindings::TASK_UTASK != 0 {
+            self.utask = task.replace(bindings::TASK_UTASK, self.utask);
+        }
+    }
+}
+
+/// The number that rseq(2) gives the task among those of its memory.
+fn mm_cid(task: Fields) -> i32 {
+    if bindings::TASK_MM_CID == 0 {
+        0
+    } else {
+        task.read(bindings::TASK_MM_CID)
+    }
+}
+
+/// What rseq(2) is to be told of. Set with preemption off, by the scheduler.
+fn events(task: Fields) -> &'static AtomicUsize {
+    // SAFETY: the field of a task that is there; all of its users but those with preemption off go by atomics.
+    unsafe { AtomicUsize::from_ptr(task.at(bindings::TASK_RSEQ_EVENTS)) }
+}
+
+fn take_events(task: Fields) -> usize {
+    // Mostly there are none, and then the one instruction is cheaper than the other.
+    if task.read::<usize>(bindings::TASK_RSEQ_EVENTS) == 0 {
+        0
+    } else {
+        events(task).swap(0, Ordering::Relaxed)
+    }
 }
 
 impl State {
@@ -60,7 +134,7 @@ impl State {
     /// The caller is the only one who has it: entry points call this once.
     pub(crate) unsafe fn existing<'a>() -> Option<&'a mut Self> {
         // SAFETY: current lives. The pointer is null or one that `of_current` has put there, and is used by this task alone.
-        unsafe { (*bindings::vm_exec_slot()).cast::<Self>().as_mut() }
+        unsafe { Fields::of_current().read::<*mut Self>(bindings::TASK_VM_EXEC).as_mut() }
     }
 
     /// Current's state, made if there is none.
@@ -73,6 +147,7 @@ impl State {
         if let Some(state) = unsafe { Self::existing() } {
             return Ok(state);
         }
+        let task = Fields::of_current();
         let new = KBox::new(
             Self {
                 shared: bindings::vm_exec::default(),
@@ -81,18 +156,20 @@ impl State {
                 event: None,
                 home: bindings::pt_regs::default(),
                 guest: bindings::pt_regs::default(),
-                segments: bindings::vm_exec_segments::default(),
+                segments: Segments::new(0, 0),
                 fpu: bindings::vm_exec_fpu::default(),
-                stash: bindings::vm_exec_stash::default(),
+                stash: Stash::EMPTY,
+                task,
+                known: None,
             },
             GFP_KERNEL,
         )?;
         let new = KBox::into_raw(new);
-        // SAFETY: `vm_exec` is the first field. Only current writes the pointer; the state is complete.
-        unsafe {
-            *bindings::vm_exec_slot() = new.cast();
-            Ok(&mut *new)
-        }
+        // `vm_exec` is the first field. Only current writes the pointer.
+        fence(Ordering::Release);
+        task.write(bindings::TASK_VM_EXEC, new);
+        // SAFETY: the state is complete, and of this task alone.
+        Ok(unsafe { &mut *new })
     }
 
     /// True in the guest.
@@ -102,10 +179,16 @@ impl State {
 
     /// The task ends: gives everything back.
     pub(crate) fn forget(&mut self) {
-        // SAFETY: nobody uses the buffer; readers of `shared` are waited for.
+        self.known = None;
+        // SAFETY: nobody uses the buffer.
+        unsafe { bindings::vm_exec_fpu_free(&mut self.fpu) };
+        let lock = self.task.at(bindings::TASK_ALLOC_LOCK);
+        // SAFETY: task_lock(), inside of which others look at `shared`, or as readers of RCU.
         unsafe {
-            bindings::vm_exec_fpu_free(&mut self.fpu);
-            bindings::vm_exec_forget(&mut self.shared);
+            bindings::spin_lock(lock);
+            self.task.write(bindings::TASK_VM_EXEC, 0usize);
+            bindings::spin_unlock(lock);
+            bindings::call_rcu(&mut self.shared.rcu, Some(free));
         }
     }
 
@@ -125,14 +208,12 @@ impl State {
     pub(crate) fn enter(&mut self) {
         let Some(call) = &mut self.call else { return };
         call.mask.open();
-        // SAFETY: the target lives as long as the call; each of these is undone by `leave`.
-        unsafe {
-            bindings::vm_exec_hide(&mut self.stash);
-            bindings::vm_exec_pass_over(&mut self.shared, call.target.as_ptr());
-            bindings::vm_exec_swap_probes(&mut self.stash);
-            bindings::vm_exec_swap_segments(&mut self.segments);
-            bindings::vm_exec_catch(true);
-        }
+        self.stash.hide(self.task);
+        // SAFETY: the target lives as long as the call; `leave` undoes it.
+        unsafe { bindings::vm_exec_pass_over(&mut self.shared, call.target.as_ptr()) };
+        self.stash.swap_probes(self.task);
+        self.segments.swap();
+        self.task.catch_calls(true);
         self.shared.place = bindings::vm_exec_place_VM_EXEC_GUEST;
     }
 
@@ -141,18 +222,32 @@ impl State {
     /// `is_over`: the guest will not go on; what kernel code did for it is given up.
     pub(crate) fn leave(&mut self, regs: &mut bindings::pt_regs, is_over: bool) {
         copy(regs, &self.home);
-        // SAFETY: follows `enter`. The guest's probes are given up in its own memory.
-        unsafe {
-            bindings::vm_exec_catch(false);
-            if is_over {
-                bindings::vm_exec_free_probes();
-            }
-            bindings::vm_exec_swap_probes(&mut self.stash);
-            bindings::vm_exec_come_back(&mut self.shared);
-            bindings::vm_exec_swap_segments(&mut self.segments);
-            bindings::vm_exec_show(&mut self.stash);
+        self.task.catch_calls(false);
+        if is_over {
+            self.free_probes();
         }
+        self.stash.swap_probes(self.task);
+        // SAFETY: follows `enter`.
+        unsafe { bindings::vm_exec_come_back(&mut self.shared) };
+        self.segments.swap();
+        self.stash.show(self.task);
         self.shared.place = bindings::vm_exec_place_VM_EXEC_AWAY;
+    }
+
+    /// Undoes what is half done of a probed instruction.
+    pub(crate) fn abort_probe(&mut self, regs: &mut bindings::pt_regs) {
+        if bindings::TASK_UTASK != 0 {
+            // SAFETY: in the guest, whose registers these are.
+            unsafe { bindings::vm_exec_abort_probe(regs) };
+        }
+    }
+
+    /// Gives up the guest's probes, in its own memory.
+    fn free_probes(&mut self) {
+        if bindings::TASK_UTASK != 0 && self.task.read::<usize>(bindings::TASK_UTASK) != 0 {
+            // SAFETY: they are current's.
+            unsafe { bindings::vm_exec_free_probes() };
+        }
     }
 
     /// Gives up a guest that is away.
@@ -160,18 +255,22 @@ impl State {
         self.shared.place = bindings::vm_exec_place_VM_EXEC_HOME;
         self.event = None;
         let Some(call) = self.call.take() else { return };
-        if !self.stash.utask.is_null() {
-            // SAFETY: what is freed is the guest's, in the guest's memory; then all is as before.
-            unsafe {
-                bindings::vm_exec_pass_over(&mut self.shared, call.target.as_ptr());
-                bindings::vm_exec_swap_probes(&mut self.stash);
-                bindings::vm_exec_free_probes();
-                bindings::vm_exec_swap_probes(&mut self.stash);
-                bindings::vm_exec_come_back(&mut self.shared);
-            }
-            self.stash.utask = ptr::null_mut();
+        if self.stash.utask != 0 {
+            self.pass_over(&call.target);
+            self.stash.swap_probes(self.task);
+            self.free_probes();
+            self.stash.swap_probes(self.task);
+            self.come_back();
         }
     }
+}
+
+/// Nobody looks at it any more.
+unsafe extern "C" fn free(head: *mut bindings::callback_head) {
+    let offset = offset_of!(State, shared) + offset_of!(bindings::vm_exec, rcu);
+    let state = head.cast::<u8>().wrapping_sub(offset).cast::<State>();
+    // SAFETY: `of_current` has made it so, and `forget` has given it up.
+    drop(unsafe { KBox::from_raw(state) });
 }
 
 /// Copies registers, which are too few for a string instruction.

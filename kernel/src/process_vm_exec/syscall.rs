@@ -72,8 +72,7 @@ pub(crate) fn run(
         }
         Err(result) => result,
     };
-    state.context.set_result(if RESTARTS.contains(&result) { EINTR } else { result });
-    state.context.write(address).map(|()| 0)
+    Context::write_result(address, if RESTARTS.contains(&result) { EINTR } else { result }).map(|()| 0)
 }
 
 /// Asks the caller's seccomp filters and tracer, who see the inner call as if it had been made directly. They may change

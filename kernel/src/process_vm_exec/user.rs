@@ -5,7 +5,7 @@
 use kernel::bindings;
 use kernel::prelude::*;
 
-/// Words of what is read and written of a context.
+/// Words of a context that mean something.
 pub(crate) const CONTEXT: usize = bindings::VM_EXEC_CONTEXT as usize;
 
 fn done(is_done: bool) -> Result {
@@ -24,16 +24,22 @@ pub(crate) fn read_mask(address: usize) -> Result<usize> {
     Ok(mask)
 }
 
-/// The words of a context.
+/// The words of a context that a guest is made of; the others stay as they are.
 pub(crate) fn read_context(address: usize, words: &mut [usize; CONTEXT]) -> Result {
     // SAFETY: as many words are written to.
     done(unsafe { bindings::vm_exec_get_context(words.as_mut_ptr(), address) })
 }
 
-/// Copies the words of a context out.
-pub(crate) fn write_context(address: usize, words: &[usize; CONTEXT]) -> Result {
+/// Copies out what a guest may have changed of a context, and of a fault what it was.
+pub(crate) fn write_context(address: usize, words: &[usize; CONTEXT], is_fault: bool) -> Result {
     // SAFETY: as many words are read.
-    done(unsafe { bindings::vm_exec_put_context(address, words.as_ptr()) })
+    done(unsafe { bindings::vm_exec_put_context(address, words.as_ptr(), is_fault) })
+}
+
+/// Writes one word.
+pub(crate) fn write_word(address: usize, word: usize) -> Result {
+    // SAFETY: the address is checked.
+    done(unsafe { bindings::vm_exec_put_word(address, word) })
 }
 
 /// Copies a siginfo out. What the kernel's lacks is zero.
