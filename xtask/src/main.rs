@@ -2,6 +2,7 @@
 
 mod bench;
 mod criu;
+mod fuzz;
 mod kernel;
 mod packages;
 mod processes;
@@ -31,6 +32,8 @@ enum Command {
     Kernel(Box<kernel::Command>),
     /// Pre-dumps continued and restored by Debian's CRIU on Debian's kernel, in a virtual machine.
     Criu(criu::Options),
+    /// Parsers and protocols against made-up bytes, by libFuzzer; needs a nightly compiler.
+    Fuzz(fuzz::Options),
     /// Measure: `farspace bench splice`, with the arguments given here.
     Bench {
         /// Passed on, for example --quick or --json.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
             Command::Test(options) => test::run(&shell, &options),
             Command::Kernel(command) => kernel::run(&shell, *command),
             Command::Criu(options) => criu::run(&shell, &options),
+            Command::Fuzz(options) => fuzz::run(&shell, &options),
             Command::Bench { arguments } => bench::run(&shell, &arguments),
         }
     };
