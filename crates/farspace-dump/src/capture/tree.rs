@@ -135,7 +135,20 @@ impl<'a> Tree<'a> {
         let stopped = self.stop(members)?;
         // Everything stands still: this is the instant.
         let mut taken = self.take(stopped)?;
-        let missed = self.miss(&taken, since)?;
+        let missed = match self.miss(&taken, since) {
+            Ok(missed) => missed,
+            Err(error) => {
+                // All go on before the watching ends, which takes a little time.
+                let taken: Vec<_> =
+                    taken.into_iter().map(|(_, frozen, taken)| (frozen.thaw(), taken)).collect();
+                for (_, taken) in taken {
+                    if let Taken::Rest(copied, ..) = taken {
+                        copied.run.give_up();
+                    }
+                }
+                return Err(error);
+            }
+        };
         let mut reports = Vec::with_capacity(taken.len());
         let mut later = Vec::with_capacity(taken.len());
         let mut frozen = Vec::with_capacity(taken.len());
@@ -201,7 +214,6 @@ impl<'a> Tree<'a> {
             }
         }
         match converge::miss(self.options, bytes, time) {
-            // What is watched is let go of together with the trackers.
             Some(reason) if self.options.on_miss == OnMiss::Fail => {
                 Err(Error::Downtime { pid: self.root, reason })
             }
