@@ -7,6 +7,7 @@ use farspace::{AttachOptions, Mechanism, Target};
 use farspace_image::criu::{ImageId, PageFlags};
 use farspace_sys::memory::Memory;
 use farspace_sys::pagemap::Pagemap;
+use farspace_sys::process;
 use rustix::io::Errno;
 
 use super::areas::{self, Kind};
@@ -59,8 +60,12 @@ impl<'a> Work<'a> {
         for member in members {
             match self.process(member) {
                 Ok(()) => self.report.processes += 1,
-                // Processes come and go.
-                Err(Error::Target(e)) if e.errno() == Errno::SRCH && member.pid != self.predumper.root => {
+                // Processes come and go; one that is there is never left out in silence.
+                Err(Error::Target(e))
+                    if e.errno() == Errno::SRCH
+                        && member.pid != self.predumper.root
+                        && process::status(member.pid).map_or(true, |status| status.no_memory) =>
+                {
                     self.report.weaker.push(format!("pid {} ended meanwhile", member.pid));
                 }
                 Err(error) => return Err(error),
