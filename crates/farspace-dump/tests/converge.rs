@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use farspace_dump::dirty::Tracking;
 use farspace_dump::stream::{Address, ReceiveOptions, Receiver, StreamOptions};
 use farspace_dump::{
     Destination, DumpOptions, DumpReport, Error, Filter, Level, OnMiss, Progress, TreeReport, dump, dump_tree,
@@ -207,8 +208,14 @@ fn once(path: &Path, report: &TreeReport, context: &str) {
     assert!(!holders.is_empty() || report.processes.len() == 1, "{context}: no shared memory");
 }
 
+/// FARSPACE_TEST_TRACKING chooses how changes are noticed.
 fn options() -> DumpOptions {
-    DumpOptions { level: Level::Converge, filter: Filter::All, ..DumpOptions::default() }
+    let tracking = match std::env::var("FARSPACE_TEST_TRACKING").as_deref() {
+        Ok("soft-dirty") => Some(Tracking::SoftDirty),
+        Ok("none") => Some(Tracking::Nothing),
+        _ => None,
+    };
+    DumpOptions { level: Level::Converge, filter: Filter::All, tracking, ..DumpOptions::default() }
 }
 
 #[test]

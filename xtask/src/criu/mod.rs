@@ -1,5 +1,6 @@
 //! `cargo xtask criu`: pre-dumps of farspace's, continued and restored by Debian's CRIU on Debian's kernel, in a virtual
-//! machine. The kernel of the machine that tests may be without soft-dirty bits, which CRIU needs; Debian's has them.
+//! machine. The kernel of the machine that tests may be without soft-dirty bits, which CRIU needs; Debian's has them. So
+//! what farspace notices by them is tested here, too.
 
 mod debian;
 mod guest;
@@ -24,7 +25,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 6)]
     rounds: u32,
     /// End the machine after so many seconds.
-    #[arg(long, default_value_t = 540)]
+    #[arg(long, default_value_t = 900)]
     limit_seconds: u64,
 }
 
@@ -38,6 +39,10 @@ pub(crate) fn run(shell: &Shell, options: &Options) -> anyhow::Result<bool> {
     let kernel = debian::kernel(shell, &vm::target().join("debian-kernel"))?;
     let mut files = crate::kernel::guest_files(shell)?;
     guest::add_criu(shell, &mut files)?;
+    if !options.bench {
+        crate::kernel::add_guest_test(shell, &mut files, "farspace-dump", "dirty")?;
+        crate::kernel::add_guest_test(shell, &mut files, "farspace-dump", "converge")?;
+    }
     files.modules(&kernel.modules, guest::MODULES)?;
     let mut vm = Vm::new("criu", kernel.image, files);
     vm.limit = Duration::from_secs(options.limit_seconds);

@@ -2,6 +2,7 @@
 
 use super::build::{self, Flavour, Variant};
 use crate::vm::{self, Accel, Initramfs, Vm};
+use anyhow::Context as _;
 use std::path::PathBuf;
 use xshell::{Shell, cmd};
 
@@ -133,4 +134,31 @@ pub(crate) fn files(shell: &Shell) -> anyhow::Result<Initramfs> {
         files.file(target.join(TRIPLE).join("release").join(program), format!("/bin/{program}"))?;
     }
     Ok(files)
+}
+
+/// Adds an integration test of a package as the program `/bin/test-NAME`, linked in the same way.
+///
+/// # Errors
+/// The build fails.
+pub(crate) fn add_test(
+    shell: &Shell,
+    files: &mut Initramfs,
+    package: &str,
+    name: &str,
+) -> anyhow::Result<()> {
+    let target = vm::target().join("static");
+    let _flags = shell.push_env("RUSTFLAGS", "-C target-feature=+crt-static");
+    let _debug = shell.push_env("CARGO_PROFILE_RELEASE_DEBUG", "0");
+    let _target = shell.push_env("CARGO_TARGET_DIR", &target);
+    let build = cmd!(
+        shell,
+        "cargo test --release --no-run --quiet --target {TRIPLE} --package {package} --test {name} --message-format=json"
+    );
+    let messages = build.quiet().read()?;
+    let executable = messages.lines().find_map(|line| {
+        let (_, path) = line.split_once("\"executable\":\"")?;
+        path.split('"').next()
+    });
+    let executable = executable.with_context(|| format!("cargo hasn't said where the test {name} is"))?;
+    files.file(executable, format!("/bin/test-{name}"))
 }

@@ -12,7 +12,7 @@ mod test;
 
 use xshell::Shell;
 
-pub(crate) use guest::files as guest_files;
+pub(crate) use guest::{add_test as add_guest_test, files as guest_files};
 
 /// What to do.
 #[derive(clap::Subcommand)]
