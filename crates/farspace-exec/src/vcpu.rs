@@ -267,13 +267,14 @@ impl Vcpu {
         }
     }
 
-    /// Sets all general registers.
+    /// Sets all general registers. The guest goes on in 64-bit mode, even if it had gone to another.
     ///
     /// # Errors
     ///
     /// As [`Vcpu::set_reg`].
     pub fn load(&mut self, all: &Registers) -> Result<()> {
-        self.materialize()?;
+        let frame = self.materialize()?;
+        self.area.set_in_frame(frame, frame::SELECTORS, frame::USER_CS | frame::USER_SS << 48);
         self.is_moved = true;
         if all[Reg::Rflags] & TRAP_FLAG != 0 {
             self.space.stop_patching()?;

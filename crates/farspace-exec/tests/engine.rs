@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use farspace_abi::vcpu::{AREA_BYTES, area_of};
-use farspace_exec::{ARCH_X86_64, Engine, Event, Protection, Reg, RemoteAddr, Space, Vcpu};
+use farspace_exec::{ARCH_I386, ARCH_X86_64, Engine, Event, Protection, Reg, RemoteAddr, Space, Vcpu};
 use rustix::io::Errno;
 
 const CODE: RemoteAddr = RemoteAddr(0x40_0000);
@@ -42,6 +42,25 @@ fn faults_are_told() {
     assert_eq!(fault.access(), Some(farspace_exec::Access::Write));
     space.map_anonymous(RemoteAddr(0x1234_5000), 0x1000, Protection::READ | Protection::WRITE).expect("map");
     assert!(matches!(vcpu.run(SOON).expect("run"), Event::Syscall(_)));
+}
+
+#[test]
+fn loaded_registers_mean_64_bit_mode() {
+    const STACK: RemoteAddr = RemoteAddr(0x50_0000);
+    // push 0x23; push rsi; retfq; int 0x80; then: mov rbx, rdi; syscall
+    let code = [0x6a, 0x23, 0x56, 0x48, 0xcb, 0xcd, 0x80, 0x48, 0x89, 0xfb, 0x0f, 0x05];
+    let (_engine, space, mut vcpu) = guest(&code);
+    space.map_anonymous(STACK, 0x1000, Protection::READ | Protection::WRITE).expect("map");
+    vcpu.set_reg(Reg::Rsp, STACK.0 + 0x1000).expect("set");
+    vcpu.set_reg(Reg::Rsi, CODE.0 + 5).expect("set");
+    let Event::Syscall(call) = vcpu.run(SOON).expect("run") else { panic!("no system call") };
+    assert_eq!(call.arch, ARCH_I386);
+    let mut all = vcpu.registers();
+    all[Reg::Rip] = CODE.0 + 7;
+    all[Reg::Rdi] = 1 << 40;
+    vcpu.load(&all).expect("load");
+    let Event::Syscall(call) = vcpu.run(SOON).expect("run") else { panic!("no system call") };
+    assert_eq!((call.arch, vcpu.reg(Reg::Rbx)), (ARCH_X86_64, 1 << 40));
 }
 
 #[test]

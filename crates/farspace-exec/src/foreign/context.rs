@@ -5,13 +5,11 @@ use farspace_abi::vcpu::{KICK, area};
 use rustix::io::Errno;
 
 use super::start;
-use crate::arch::frame;
+use crate::arch::frame::{self, USER_CS, USER_SS};
 use crate::area::{Area, FrameAt};
 
-/// CS and SS of user code (arch/x86/include/asm/segment.h); CS of 32-bit code.
-const USER_CS: u64 = 0x33;
+/// CS of 32-bit user code (arch/x86/include/asm/segment.h).
 const USER_CS_32: u64 = 0x23;
-const USER_SS: u64 = 0x2b;
 /// Number of the exception that a page fault is: the only one that sets CR2.
 const PAGE_FAULT: u64 = 14;
 /// SYS_SECCOMP: a system call that the filter has caught.

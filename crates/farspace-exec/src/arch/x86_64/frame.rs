@@ -30,6 +30,9 @@ pub(crate) const RCX: usize = SIGCONTEXT + 112;
 pub(crate) const RSP: usize = SIGCONTEXT + 120;
 pub(crate) const RIP: usize = SIGCONTEXT + 128;
 pub(crate) const RFLAGS: usize = SIGCONTEXT + 136;
+/// CS and SS of 64-bit user code (arch/x86/include/asm/segment.h).
+pub(crate) const USER_CS: u64 = 0x33;
+pub(crate) const USER_SS: u64 = 0x2b;
 /// u16 each: CS, GS, FS, SS.
 pub(crate) const SELECTORS: usize = SIGCONTEXT + 144;
 pub(crate) const ERR: usize = SIGCONTEXT + 152;
