@@ -35,7 +35,14 @@ FIELD(TASK_TRAP_NR, task_struct, thread.trap_nr);
 FIELD(TASK_ERROR_CODE, task_struct, thread.error_code);
 FIELD(TASK_CR2, task_struct, thread.cr2);
 FIELD(SIGNAL_SHARED_PENDING, signal_struct, shared_pending.signal);
+FIELD(TASK_FPSTATE, task_struct, thread.fpu.fpstate);
+FIELD(FPSTATE_XFEATURES, fpstate, regs.xsave.header.xfeatures);
+FIELD(FPSTATE_MXCSR, fpstate, regs.fxsave.mxcsr);
 FIELD(MM_FLAGS, mm_struct, flags);
+FIELD(CPU_VIRT_BITS, cpuinfo_x86, x86_virt_bits);
+#ifdef CONFIG_MEMCG
+FIELD(MM_OWNER, mm_struct, owner);
+#endif
 #ifdef CONFIG_RSEQ
 FIELD(TASK_RSEQ, task_struct, rseq);
 FIELD(TASK_RSEQ_EVENTS, task_struct, rseq_event_mask);

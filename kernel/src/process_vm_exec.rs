@@ -89,8 +89,8 @@ fn call(
     }
     // SAFETY: once for this entry.
     let state = unsafe { State::of_current()? };
-    state.context.read(context_at)?;
-    let mask = Mask::new(user::read_mask(mask_at)?);
+    state.context.read(context_at, mask_at)?;
+    let mask = Mask::new(state.context.mask);
     let target = if flags & PIDFD != 0 { Target::Pidfd(id) } else { Target::Pid(id) };
     if flags & SYSCALL != 0 {
         let target = open(state, target)?;
@@ -115,11 +115,8 @@ fn call(
         // SAFETY: the registers are those of the caller's system call, as at its end.
         unsafe { bindings::vm_exec_do_work(regs) };
     }
-    fpu::make(&mut state.fpu)?;
-    // SAFETY: the task's own buffer, and its own memory.
-    if unsafe { bindings::vm_exec_fpu_start(&mut state.fpu, area) } != 0 {
-        return Err(EINVAL);
-    }
+    state.fpu.make()?;
+    state.fpu.start(state.task, area)?;
     copy(&mut state.home, regs);
     state.context.load(regs);
     state.segments = state.context.segments();
@@ -253,8 +250,7 @@ fn suspend(state: &mut State, regs: &mut bindings::pt_regs, has_signal: bool) ->
     copy(&mut state.guest, regs);
     state.leave(regs, false);
     let area = if has_signal { state.context.fpstate } else { 0 };
-    // SAFETY: the caller's memory is there again.
-    let mut is_stored = unsafe { bindings::vm_exec_fpu_stop(&mut state.fpu, area, true) };
+    let mut is_stored = state.fpu.stop(state.task, area, true);
     let State { call: Some(call), context, guest, segments, .. } = &mut *state else { return true };
     if has_signal {
         context.store(guest);
@@ -282,9 +278,8 @@ fn finish(state: &mut State, regs: &mut bindings::pt_regs, event: Option<&Event>
 }
 
 fn store(state: &mut State, event: Option<&Event>) -> Result {
-    let State { call: Some(call), context, fpu, .. } = state else { return Err(EFAULT) };
-    // SAFETY: the caller's memory is there again.
-    let is_stored = unsafe { bindings::vm_exec_fpu_stop(fpu, context.fpstate, false) };
+    let State { call: Some(call), context, fpu, task, .. } = state else { return Err(EFAULT) };
+    let is_stored = fpu.stop(*task, context.fpstate, false);
     call.mask.close(true);
     context.write(call.context_at, event.is_some_and(|event| event.is_fault))?;
     if let Some(event) = event {
@@ -314,8 +309,7 @@ pub(crate) unsafe extern "C" fn vm_exec_resume(regs: *mut bindings::pt_regs) -> 
         state.give_up();
         return true;
     }
-    // SAFETY: the task's own.
-    unsafe { bindings::vm_exec_fpu_continue(&mut state.fpu) };
+    state.fpu.go_on(state.task);
     if let Some(call) = &mut state.call {
         call.mask.restore();
     }
@@ -350,8 +344,7 @@ pub(crate) extern "C" fn vm_exec_exit() {
     if state.is_in_guest() {
         let mut unused = state.home;
         state.leave(&mut unused, true);
-        // SAFETY: the task's own.
-        unsafe { bindings::vm_exec_fpu_stop(&mut state.fpu, 0, false) };
+        state.fpu.stop(state.task, 0, false);
     }
     state.give_up();
     state.forget();

@@ -40,19 +40,20 @@ SYSCALL_DEFINE6(process_vm_exec, pid_t, pid, void __user *, context, unsigned lo
 #define PUT(n) MOVE(word, from, n, 2b)
 #define ZERO(n) unsafe_put_user(0ul, &word[n], fault)
 
-bool vm_exec_get_mask(unsigned long *to, unsigned long from)
-{
-	return !get_user(*to, (unsigned long __user *)from);
-}
-
-/* Registers, flags, fpstate and the two bases: all that a guest is made of. */
-bool vm_exec_get_context(unsigned long *to, unsigned long from)
+/* Registers, flags, fpstate and the two bases, all that a guest is made of; and the mask, behind them. */
+bool vm_exec_get_context(unsigned long *to, unsigned long from, unsigned long mask)
 {
 	const unsigned long __user *word = (const unsigned long __user *)from;
 
 	if (!user_read_access_begin(word, VM_EXEC_CONTEXT * sizeof(*word)))
 		return false;
 	FOUR(GET, 0); FOUR(GET, 4); FOUR(GET, 8); FOUR(GET, 12); GET(16); GET(17); GET(23); GET(24); GET(25);
+	user_read_access_end();
+	word = (const unsigned long __user *)mask;
+	to += VM_EXEC_CONTEXT;
+	if (!user_read_access_begin(word, sizeof(*word)))
+		return false;
+	GET(0);
 	user_read_access_end();
 	return true;
 fault:
@@ -112,57 +113,41 @@ bool vm_exec_is_refused(struct mm_struct *target)
 		return true;
 #endif
 	return target == current->mm || target->task_size != TASK_SIZE_MAX ||
-	       test_thread_flag(TIF_ADDR32) || test_thread_flag(TIF_IO_BITMAP) || current->thread.iopl_emul ||
-	       !boot_cpu_has(X86_FEATURE_FSGSBASE) || !boot_cpu_has(X86_FEATURE_XSAVE) ||
-	       cpu_feature_enabled(X86_FEATURE_XENPV);
+	       test_thread_flag(TIF_ADDR32) || test_thread_flag(TIF_IO_BITMAP) || current->thread.iopl_emul;
 }
 
-unsigned int vm_exec_address_bits(void)
+/* What every visit takes of the processor. */
+bool vm_exec_is_possible(void)
 {
-	return boot_cpu_data.x86_virt_bits;
+	return boot_cpu_has(X86_FEATURE_FSGSBASE) && boot_cpu_has(X86_FEATURE_XSAVE) &&
+	       !cpu_feature_enabled(X86_FEATURE_XENPV);
 }
 
-static void load_mm(struct vm_exec *state, struct mm_struct *mm, struct mm_struct *home)
+/* As kthread_use_mm(). The lock is also what task_home_mm() relies on. */
+void vm_exec_load_mm(struct mm_struct *mm, struct vm_exec *state, struct mm_struct *home)
 {
-	struct task_struct *task = current;
-	struct mm_struct *from = task->mm;
+	struct mm_struct *from = current->mm;
 
-	/* As kthread_use_mm(). The lock is also what task_home_mm() relies on. */
-	task_lock(task);
+	task_lock(current);
 	local_irq_disable();
-	task->active_mm = mm;
-	task->mm = mm;
+	current->active_mm = mm;
+	current->mm = mm;
 	WRITE_ONCE(state->home_mm, home);
 	membarrier_update_current_mm(mm);
-	switch_mm_irqs_off(from, mm, task);
+	switch_mm_irqs_off(from, mm, current);
 	local_irq_enable();
 #ifdef CONFIG_MEMCG
 	/* All that remained of an owner's threads were away when it looked for an heir. */
 	if (!home && !mm->owner)
-		WRITE_ONCE(mm->owner, task);
+		WRITE_ONCE(mm->owner, current);
 #endif
-	task_unlock(task);
+	task_unlock(current);
 	lru_gen_use_mm(mm);
 }
 
-/* No concurrency id is in use while away: nothing there is allowed to depend on one. */
-void vm_exec_pass_over(struct vm_exec *state, struct mm_struct *target)
+bool vm_exec_has_pkru(void)
 {
-	sched_mm_cid_before_execve(current);
-	load_mm(state, target, current->mm);
-}
-
-void vm_exec_come_back(struct vm_exec *state)
-{
-	struct mm_struct *target = current->mm;
-
-	load_mm(state, state->home_mm, NULL);
-	sched_mm_cid_after_execve(current);
-#ifdef CONFIG_MEMCG
-	/* We may have been made its owner; that must be somebody who stays. */
-	if (unlikely(READ_ONCE(target->owner) == current))
-		mm_update_next_owner(target);
-#endif
+	return cpu_feature_enabled(X86_FEATURE_OSPKE);
 }
 
 /* Out of line, and out of reach of tracing: in between the per-cpu base is the wrong one. */
@@ -180,16 +165,17 @@ static noinstr unsigned long swap_gsbase(unsigned long next)
 /* The base of user mode; returns what it was. */
 unsigned long vm_exec_swap_gsbase(unsigned long next)
 {
-	unsigned long flags, previous;
+	unsigned long previous;
 
 	if (cpu_feature_enabled(X86_FEATURE_FRED)) {
 		previous = x86_gsbase_read_cpu_inactive();
 		x86_gsbase_write_cpu_inactive(next);
 		return previous;
 	}
-	local_irq_save(flags);
+	/* They are on wherever this is called. */
+	local_irq_disable();
 	previous = swap_gsbase(next);
-	local_irq_restore(flags);
+	local_irq_enable();
 	return previous;
 }
 

@@ -13,17 +13,10 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/process_vm_exec.h>
+#include <linux/vmalloc.h>
+#include <asm/fpu/signal.h>
+#include <asm/pkru.h>
 #include <asm/unistd.h>
-
-/* Vector state. */
-struct vm_exec_fpu {
-	/* Made once for a task. */
-	struct fpstate *guest;
-	/* The caller's, while the guest's is in its place. */
-	struct fpstate *home;
-	/* PKRU of the side that is not running. */
-	unsigned int pkru;
-};
 
 long vm_exec_call(struct pt_regs *regs, int pid, unsigned long context, unsigned long flags,
 		  unsigned long info, unsigned long mask, unsigned long sizemask);
@@ -31,15 +24,13 @@ long vm_exec_call(struct pt_regs *regs, int pid, unsigned long context, unsigned
 /* Words of a sigcontext that mean something. */
 #define VM_EXEC_CONTEXT 26
 
-bool vm_exec_get_mask(unsigned long *to, unsigned long from);
-bool vm_exec_get_context(unsigned long *to, unsigned long from);
+bool vm_exec_get_context(unsigned long *to, unsigned long from, unsigned long mask);
 bool vm_exec_put_context(unsigned long to, const unsigned long *from, bool is_fault);
 bool vm_exec_put_word(unsigned long to, unsigned long word);
 bool vm_exec_put_info(unsigned long to, const struct kernel_siginfo *info);
+bool vm_exec_is_possible(void);
 bool vm_exec_is_refused(struct mm_struct *target);
-unsigned int vm_exec_address_bits(void);
-void vm_exec_pass_over(struct vm_exec *state, struct mm_struct *target);
-void vm_exec_come_back(struct vm_exec *state);
+void vm_exec_load_mm(struct mm_struct *mm, struct vm_exec *state, struct mm_struct *home);
 void vm_exec_abort_probe(struct pt_regs *regs);
 void vm_exec_free_probes(void);
 void vm_exec_do_work(struct pt_regs *regs);
@@ -55,10 +46,8 @@ void vm_exec_restore_mask(void);
 int vm_exec_seccomp(struct pt_regs *regs);
 long vm_exec_inner_call(struct pt_regs *regs, unsigned int nr);
 
-int vm_exec_fpu_make(struct vm_exec_fpu *fpu);
-void vm_exec_fpu_free(struct vm_exec_fpu *fpu);
-int vm_exec_fpu_start(struct vm_exec_fpu *fpu, unsigned long area);
-void vm_exec_fpu_continue(struct vm_exec_fpu *fpu);
-bool vm_exec_fpu_stop(struct vm_exec_fpu *fpu, unsigned long area, bool keep);
+bool vm_exec_has_pkru(void);
+struct fpstate *vm_exec_fpu_make(void);
+void vm_exec_fpu_install(struct fpstate *fps, bool keep);
 
 #endif

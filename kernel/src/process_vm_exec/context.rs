@@ -6,6 +6,7 @@ use super::segments::Segments;
 use super::task::Fields;
 use super::user;
 use core::mem::{offset_of, size_of};
+use core::ptr::addr_of;
 use kernel::bindings;
 use kernel::prelude::*;
 
@@ -50,9 +51,11 @@ pub(crate) struct Context {
     pub(crate) fpstate: usize,
     fs_base: usize,
     gs_base: usize,
+    /// The call's signal mask, which comes from somewhere else.
+    pub(crate) mask: usize,
 }
 
-const _: () = assert!(size_of::<Context>() == 8 * user::CONTEXT);
+const _: () = assert!(size_of::<Context>() == 8 * (user::CONTEXT + 1));
 
 impl Context {
     pub(crate) const EMPTY: Self = Self {
@@ -85,19 +88,20 @@ impl Context {
         fpstate: 0,
         fs_base: 0,
         gs_base: 0,
+        mask: 0,
     };
 
-    /// Copies a context in.
-    pub(crate) fn read(&mut self, address: usize) -> Result {
+    /// Copies a context and a mask in.
+    pub(crate) fn read(&mut self, address: usize, mask: usize) -> Result {
         let words: *mut Self = self;
         // SAFETY: the structure is that many words, without padding, and any are a value.
-        user::read_context(address, unsafe { &mut *words.cast() })
+        user::read_context(address, mask, unsafe { &mut *words.cast() })
     }
 
     /// Copies out what a guest may have changed, and what a fault has left (`is_fault`).
     pub(crate) fn write(&self, address: usize, is_fault: bool) -> Result {
         let words: *const Self = self;
-        // SAFETY: as above.
+        // SAFETY: as above, and these are the first ones.
         user::write_context(address, unsafe { &*words.cast() }, is_fault)
     }
 
@@ -108,8 +112,9 @@ impl Context {
 
     /// Refuses what the processor would fault on while it is still in the kernel.
     pub(crate) fn check(&self) -> Result {
-        // SAFETY: only reads a variable.
-        let unused = 64 - unsafe { bindings::vm_exec_address_bits() };
+        let processor = addr_of!(bindings::boot_cpu_data).cast::<u8>();
+        // SAFETY: a byte of it, which doesn't change after boot.
+        let unused = 64 - u32::from(unsafe { processor.add(bindings::CPU_VIRT_BITS).read() });
         let is_canonical = |address: usize| ((address << unused) as isize >> unused) as usize == address;
         match [self.rip, self.rsp, self.fs_base, self.gs_base].into_iter().all(is_canonical) {
             true => Ok(()),

@@ -132,7 +132,7 @@ impl Known {
         let (own, others) = (Cred::of(current), Cred::of(fields(&task)));
         let tick = now();
         let space = Space::of(&task)?;
-        if let (Some(own), Some(others)) = (own, others) {
+        if let (Some(own), Some(others), true) = (own, others, is_plain(current)) {
             *known = Some(Self { id, task, number, own, others, memory: space.released(), tick });
         }
         Ok(space)

@@ -3,12 +3,15 @@
 //! What a task keeps for its calls, and the way over and back.
 
 use super::context::Context;
+use super::fpu::Fpu;
 use super::known::Known;
+use super::refused;
 use super::segments::Segments;
 use super::signals::Mask;
 use super::task::Fields;
 use crate::space::Space;
 use core::mem::offset_of;
+use core::ptr::null_mut;
 use core::sync::atomic::{fence, AtomicUsize, Ordering};
 use kernel::bindings;
 use kernel::prelude::*;
@@ -50,7 +53,7 @@ pub(crate) struct State {
     pub(crate) guest: bindings::pt_regs,
     /// Those of the side that doesn't run.
     pub(crate) segments: Segments,
-    pub(crate) fpu: bindings::vm_exec_fpu,
+    pub(crate) fpu: Fpu,
     stash: Stash,
     /// Whom this belongs to.
     pub(crate) task: Fields,
@@ -147,6 +150,10 @@ impl State {
         if let Some(state) = unsafe { Self::existing() } {
             return Ok(state);
         }
+        // SAFETY: looks at the processor.
+        if !unsafe { bindings::vm_exec_is_possible() } {
+            return Err(refused());
+        }
         let task = Fields::of_current();
         let new = KBox::new(
             Self {
@@ -157,7 +164,7 @@ impl State {
                 home: bindings::pt_regs::default(),
                 guest: bindings::pt_regs::default(),
                 segments: Segments::new(0, 0),
-                fpu: bindings::vm_exec_fpu::default(),
+                fpu: Fpu::new(),
                 stash: Stash::EMPTY,
                 task,
                 known: None,
@@ -180,8 +187,7 @@ impl State {
     /// The task ends: gives everything back.
     pub(crate) fn forget(&mut self) {
         self.known = None;
-        // SAFETY: nobody uses the buffer.
-        unsafe { bindings::vm_exec_fpu_free(&mut self.fpu) };
+        self.fpu.free();
         let lock = self.task.at(bindings::TASK_ALLOC_LOCK);
         // SAFETY: task_lock(), inside of which others look at `shared`, or as readers of RCU.
         unsafe {
@@ -192,25 +198,45 @@ impl State {
         }
     }
 
-    /// The task's memory is the target's from now on.
-    pub(crate) fn pass_over(&mut self, target: &Space) {
-        // SAFETY: the target lives; the caller's mm is kept in `home_mm`, whose reference this task has.
-        unsafe { bindings::vm_exec_pass_over(&mut self.shared, target.as_ptr()) };
+    /// The task's memory is the target's from now on. No concurrency id is in use while away: nothing there is allowed to
+    /// depend on one.
+    pub(crate) fn pass_over(&mut self, target: *mut bindings::mm_struct) {
+        #[cfg(CONFIG_SCHED_MM_CID)]
+        // SAFETY: current's.
+        unsafe {
+            bindings::sched_mm_cid_before_execve(self.task.as_ptr())
+        };
+        self.load_memory(target, self.task.read(bindings::TASK_MM));
     }
 
     /// The task's memory is its own again.
     pub(crate) fn come_back(&mut self) {
-        // SAFETY: follows `pass_over`.
-        unsafe { bindings::vm_exec_come_back(&mut self.shared) };
+        let target: *mut bindings::mm_struct = self.task.read(bindings::TASK_MM);
+        self.load_memory(self.shared.home_mm, null_mut());
+        #[cfg(CONFIG_SCHED_MM_CID)]
+        // SAFETY: current's.
+        unsafe {
+            bindings::sched_mm_cid_after_execve(self.task.as_ptr())
+        };
+        #[cfg(CONFIG_MEMCG)]
+        if is_owner(self.task, target) {
+            // SAFETY: the target lives as long as the call. We may have been made its owner; that must be somebody who stays.
+            unsafe { bindings::mm_update_next_owner(target) };
+        }
+    }
+
+    fn load_memory(&mut self, mm: *mut bindings::mm_struct, home: *mut bindings::mm_struct) {
+        // SAFETY: both live: the one as long as the call, the other as long as the task.
+        unsafe { bindings::vm_exec_load_mm(mm, &mut self.shared, home) };
     }
 
     /// Everything but the vector state and `pt_regs` becomes the guest's.
     pub(crate) fn enter(&mut self) {
         let Some(call) = &mut self.call else { return };
         call.mask.open();
+        let target = call.target.as_ptr();
         self.stash.hide(self.task);
-        // SAFETY: the target lives as long as the call; `leave` undoes it.
-        unsafe { bindings::vm_exec_pass_over(&mut self.shared, call.target.as_ptr()) };
+        self.pass_over(target);
         self.stash.swap_probes(self.task);
         self.segments.swap();
         self.task.catch_calls(true);
@@ -227,8 +253,7 @@ impl State {
             self.free_probes();
         }
         self.stash.swap_probes(self.task);
-        // SAFETY: follows `enter`.
-        unsafe { bindings::vm_exec_come_back(&mut self.shared) };
+        self.come_back();
         self.segments.swap();
         self.stash.show(self.task);
         self.shared.place = bindings::vm_exec_place_VM_EXEC_AWAY;
@@ -256,13 +281,26 @@ impl State {
         self.event = None;
         let Some(call) = self.call.take() else { return };
         if self.stash.utask != 0 {
-            self.pass_over(&call.target);
-            self.stash.swap_probes(self.task);
-            self.free_probes();
-            self.stash.swap_probes(self.task);
-            self.come_back();
+            self.give_up_probes(&call.target);
         }
     }
+
+    #[cold]
+    fn give_up_probes(&mut self, target: &Space) {
+        self.pass_over(target.as_ptr());
+        self.stash.swap_probes(self.task);
+        self.free_probes();
+        self.stash.swap_probes(self.task);
+        self.come_back();
+    }
+}
+
+/// Whether a memory is accounted to the cgroup of this task.
+#[cfg(CONFIG_MEMCG)]
+fn is_owner(task: Fields, mm: *mut bindings::mm_struct) -> bool {
+    let owner = mm.cast::<u8>().wrapping_add(bindings::MM_OWNER).cast::<*mut bindings::task_struct>();
+    // SAFETY: the callers' mms live; it may change at any time, and is read once.
+    unsafe { owner.read_volatile() == task.as_ptr() }
 }
 
 /// Nobody looks at it any more.
@@ -274,6 +312,7 @@ unsafe extern "C" fn free(head: *mut bindings::callback_head) {
 }
 
 /// Copies registers, which are too few for a string instruction.
+#[inline(always)]
 pub(crate) fn copy(to: &mut bindings::pt_regs, from: &bindings::pt_regs) {
     const WORDS: usize = core::mem::size_of::<bindings::pt_regs>() / 8;
     let (to, from): (*mut bindings::pt_regs, *const bindings::pt_regs) = (to, from);

@@ -64,7 +64,7 @@ pub(crate) fn run(
 ) -> Result<c_long> {
     let result = match permitted(regs, &state.context)? {
         Ok((mut inner, nr)) => {
-            state.pass_over(&target);
+            state.pass_over(target.as_ptr());
             // SAFETY: the number is one of the table's; the function takes its arguments from the registers given.
             let result = unsafe { bindings::vm_exec_inner_call(&mut inner, nr) };
             state.come_back();

@@ -16,18 +16,10 @@ fn done(is_done: bool) -> Result {
     }
 }
 
-/// A signal mask.
-pub(crate) fn read_mask(address: usize) -> Result<usize> {
-    let mut mask = 0;
-    // SAFETY: one word is written to.
-    done(unsafe { bindings::vm_exec_get_mask(&mut mask, address) })?;
-    Ok(mask)
-}
-
-/// The words of a context that a guest is made of; the others stay as they are.
-pub(crate) fn read_context(address: usize, words: &mut [usize; CONTEXT]) -> Result {
+/// The words of a context that a guest is made of (the others stay as they are), and a signal mask behind them.
+pub(crate) fn read_context(address: usize, mask: usize, words: &mut [usize; CONTEXT + 1]) -> Result {
     // SAFETY: as many words are written to.
-    done(unsafe { bindings::vm_exec_get_context(words.as_mut_ptr(), address) })
+    done(unsafe { bindings::vm_exec_get_context(words.as_mut_ptr(), address, mask) })
 }
 
 /// Copies out what a guest may have changed of a context, and of a fault what it was.
