@@ -48,6 +48,8 @@ pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Resu
     let bells = [Bells::new(pid)?, Bells::new(pid)?];
 
     let may_wait = freeze::that_may_wait(pid)?;
+    // Before the stop, which it would make longer.
+    let _watch = (may_wait.len() > 1).then(|| ExecWatch::start(pid, None)).transpose()?;
     let tid_in_target =
         |tid: i32| process::status(tid).ok().and_then(|s| s.ns_pids.last().copied()).unwrap_or(0);
     let borrowed =
@@ -165,7 +167,6 @@ impl Visit<'_> {
         // Nobody else may look for children while the helper is one.
         let deadline = Instant::now() + START;
         let others: Vec<i32> = self.may_wait.iter().copied().filter(|&tid| tid != thread.tid()).collect();
-        let _watch = (!others.is_empty()).then(|| ExecWatch::start(pid, None)).transpose()?;
         let soon = Instant::now() + HOLD;
         let held = freeze::hold(pid, &others, soon, Stragglers::Leave).unwrap_or_default();
 
