@@ -79,10 +79,7 @@ impl Copier {
         work: &Work,
     ) -> Result<()> {
         self.done.total_bytes += work.bytes;
-        to.place.extend(self.places.end())?;
-        let is_long = |run: &Run| run.piece.range.len >= LONG && !run.is_unreadable;
-        self.spliced(to, origin, work.runs.iter().filter(|run| is_long(run)))?;
-        self.gathered(to, origin, gather, work.runs.iter().filter(|run| !is_long(run)), LIVE)?;
+        self.by_length(to, origin, gather, work, LIVE)?;
         self.note(work);
         Ok(())
     }
@@ -105,10 +102,7 @@ impl Copier {
             }
             self.unreadable.add(&gather.take_unreadable());
         } else {
-            to.place.extend(self.places.end())?;
-            let is_long = |run: &Run| run.piece.range.len >= LONG && !run.is_unreadable;
-            self.spliced(to, origin, work.runs.iter().filter(|run| is_long(run)))?;
-            self.gathered(to, origin, gather, work.runs.iter().filter(|run| !is_long(run)), HELD)?;
+            self.by_length(to, origin, gather, work, HELD)?;
             // What was spliced is the target's until a receiver has it.
             to.place.settle(&mut |_| (to.progress)(self.done))?;
         }
@@ -130,6 +124,21 @@ impl Copier {
         self.gathered(to, origin, gather, work.runs.iter().filter(|run| run.is_unreadable), LIVE)?;
         self.note(work);
         Ok(())
+    }
+
+    /// Long runs are spliced, the others copied together, so many bytes at once.
+    fn by_length(
+        &mut self,
+        to: &mut To<'_>,
+        origin: &mut Origin<'_>,
+        gather: &mut Gather,
+        work: &Work,
+        limit: usize,
+    ) -> Result<()> {
+        to.place.extend(self.places.end())?;
+        let is_long = |run: &Run| run.piece.range.len >= LONG && !run.is_unreadable;
+        self.spliced(to, origin, work.runs.iter().filter(|run| is_long(run)))?;
+        self.gathered(to, origin, gather, work.runs.iter().filter(|run| !is_long(run)), limit)
     }
 
     fn note(&mut self, work: &Work) {
