@@ -346,7 +346,7 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     pub(crate) quick: bool,
     /// Only the groups of rows whose name contains this: devnull-4k, tcp, tcp-onward, unix, tmpfs, file, direct, devnull-huge,
-    /// curve, stream, attach, dump, memory
+    /// curve, attach, dump, memory
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Option<String>,
     /// Directory on a disk, for the file rows [default: the current directory]

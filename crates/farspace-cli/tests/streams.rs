@@ -40,6 +40,19 @@ fn memory(size: &str) -> (Victim, Region) {
     (victim, region)
 }
 
+/// Of a target that ends in the middle both sides say so, and nothing is left; or it was over already.
+#[track_caller]
+fn assert_gone_or_complete(sent: &Run, received: &Run, place: &Place, region: &Region) {
+    if sent.code == Some(0) {
+        assert_ok(received);
+        assert_complete(&place.file("core"), region);
+    } else {
+        sent.fails(1, &["ended or executed another program"]);
+        received.fails(1, &[]);
+        place.is_empty();
+    }
+}
+
 /// All of the region is in the core, and right.
 #[track_caller]
 fn assert_complete(core: &Path, region: &Region) {
@@ -296,15 +309,7 @@ fn a_target_that_ends() {
         kill(Pid::from_raw(victim.pid()), Signal::SIGKILL).expect("a process");
         let sent = Run::ended(sender.wait_with_output().expect("an end"));
         let received = receiving.finish();
-        if sent.code == Some(0) {
-            // It was over already.
-            assert_ok(&received);
-            assert_complete(&place.file("core"), &region);
-        } else {
-            sent.fails(1, &["ended or executed another program"]);
-            received.fails(1, &[]);
-            place.is_empty();
-        }
+        assert_gone_or_complete(&sent, &received, &place, &region);
     }
 }
 
@@ -323,14 +328,7 @@ fn a_target_that_executes_another_program() {
         let sent = Run::ended(sender.wait_with_output().expect("an end"));
         assert!(victim.answer().expect("exec").starts_with("ready"), "{level}");
         let received = receiving.finish();
-        if sent.code == Some(0) {
-            assert_ok(&received);
-            assert_complete(&place.file("core"), &region);
-        } else {
-            sent.fails(1, &["ended or executed another program"]);
-            received.fails(1, &[]);
-            place.is_empty();
-        }
+        assert_gone_or_complete(&sent, &received, &place, &region);
         victim.check_detached().unwrap_or_else(|failure| panic!("{level}: {failure}"));
         victim.finish().unwrap_or_else(|failure| panic!("{level}: {failure}"));
     }

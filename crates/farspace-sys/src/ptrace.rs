@@ -431,34 +431,28 @@ impl Drop for Stopped {
 /// Lets go of a thread that has been killed while it was traced: an exec in its process waits until it is reaped.
 fn let_go_of_killed(tid: i32) {
     let deadline = Instant::now() + LETTING_GO;
-    while reap_thread(tid) == Reaped::NotYet && Instant::now() < deadline {
+    while !reap_thread(tid) && Instant::now() < deadline {
         std::thread::sleep(NAP);
     }
-}
-
-/// What [`reap_thread`] has come to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reaped {
-    /// It hasn't ended.
-    NotYet,
-    /// Nobody here traces it any more, or it was its process's first thread, whose end is for the parent.
-    Done,
 }
 
 /// Whether a traced thread has ended; if so, nobody waits for us to notice.
 fn has_ended(tid: i32) -> bool {
     match crate::process::status(tid) {
         Ok(status) if status.tgid == tid => matches!(status.state, 'Z' | 'X'),
-        _ => reap_thread(tid) == Reaped::Done,
+        Ok(_) => reap(tid),
+        Err(_) => true,
     }
 }
 
-/// Takes note of the end of a thread that any thread of this process traces. That of a process's first thread is left to
-/// the process's parent, which may be this process.
-pub fn reap_thread(tid: i32) -> Reaped {
-    if !crate::process::status(tid).is_ok_and(|status| status.tgid != tid) {
-        return Reaped::Done;
-    }
+/// Takes note of the end of a thread that any thread of this process traces; false if it hasn't ended. That of a process's
+/// first thread is left to the process's parent, which may be this process: there is nothing to wait for.
+pub fn reap_thread(tid: i32) -> bool {
+    crate::process::status(tid).map_or(true, |status| status.tgid == tid) || reap(tid)
+}
+
+/// The same of a thread that isn't its process's first.
+fn reap(tid: i32) -> bool {
     // A stop of a traced thread is told whether or not it is asked for (wait_task_stopped, kernel/exit.c): so look first.
     let wait = |flags| {
         // SAFETY: plain old data, for which zeros are valid.
@@ -471,10 +465,10 @@ pub fn reap_thread(tid: i32) -> Reaped {
     match wait(libc::WNOWAIT) {
         Some(libc::CLD_EXITED | libc::CLD_KILLED | libc::CLD_DUMPED) => {
             wait(0);
-            Reaped::Done
+            true
         }
-        Some(_) => Reaped::NotYet,
-        None => Reaped::Done,
+        Some(_) => false,
+        None => true,
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use farspace::Target;
@@ -13,7 +12,7 @@ use farspace_dump::predump::{ImageDirectory, PredumpOptions, Predumper};
 use farspace_sys::process;
 
 use super::report::{Report, Unit};
-use super::stops::{dump, gap, gcore};
+use super::stops::{dump, gap, gcore, has_gcore};
 use super::transfers::huge_bytes;
 use super::{fits, size_name, skip, streams};
 use crate::cli::BenchDumpArgs;
@@ -102,11 +101,7 @@ fn against_others(
     core: &Path,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let has_gcore =
-        Command::new("gcore").arg("-h").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    if !has_gcore {
-        skip("rows against gcore", "gcore is not installed (apt-get install gdb)");
-    }
+    let has_gcore = has_gcore();
     let mut target = start(size, size / 4096 * percent / 100, pages)?;
     if pages == Pages::Huge && huge_bytes(target.pid()) < size / 2 {
         skip(group, "the target got no transparent huge pages; see farspace doctor");
@@ -168,13 +163,11 @@ fn touches(scale: &Scale, report: &mut Report) -> anyhow::Result<()> {
         let nr_pages = (scale.touched / 4096) as f64;
         let (mut before, mut first, mut second) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..scale.rounds + 2 {
-            let mut touch = || Ok(sample.ask(Request::Touch)?.touch_ns as f64 / nr_pages);
-            let write: &mut dyn FnMut() -> anyhow::Result<f64> = &mut touch;
+            let pid = sample.pid();
+            let mut write =
+                || -> anyhow::Result<f64> { Ok(sample.ask(Request::Touch)?.touch_ns as f64 / nr_pages) };
             write()?;
             before.push(write()?);
-            let pid = sample.pid();
-            let mut touch = || Ok(sample.ask(Request::Touch)?.touch_ns as f64 / nr_pages);
-            let write: &mut dyn FnMut() -> anyhow::Result<f64> = &mut touch;
             let target = Target::attach(pid)?;
             let mut tracker = Tracker::start(&target, Some(Tracking::WriteProtect))?;
             let mut maps = process::mappings(pid)?;

@@ -57,8 +57,7 @@ fn attaches(scale: Scale, size: u64, report: &mut Report) -> anyhow::Result<()> 
 
 /// Frozen and snapshot dumps against gcore, by the gap that the target saw.
 fn dumps(scale: Scale, core: &Path, report: &mut Report) -> anyhow::Result<()> {
-    if Command::new("gcore").arg("-h").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
-        skip("rows against gcore", "gcore is not installed (apt-get install gdb)");
+    if !has_gcore() {
         return Ok(());
     }
     // gcore takes seconds; three pairs show enough.
@@ -119,6 +118,15 @@ pub(super) fn dump(pid: i32, level: &str, core: &Path) -> anyhow::Result<DumpOut
     }
     std::fs::remove_file(core).context("remove the core")?;
     serde_json::from_slice(&output.stdout).context("understand farspace dump --json")
+}
+
+/// Whether there is a gcore; says so if there is none.
+pub(super) fn has_gcore() -> bool {
+    let found = Command::new("gcore").arg("-h").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    if !found {
+        skip("rows against gcore", "gcore is not installed (apt-get install gdb)");
+    }
+    found
 }
 
 pub(super) fn gcore(pid: i32, core: &Path) -> anyhow::Result<()> {
