@@ -103,8 +103,8 @@ pub mod op {
     /// Forks a child that holds a copy-on-write snapshot and serves the mailbox [`SNAPSHOT`](super::SNAPSHOT);
     /// its pid or `-errno`.
     pub const FORK: u32 = 5;
-    /// Ends, without an answer: the snapshot child exits; the agent unmaps the mailboxes, rings the host's bell
-    /// and waits for its end.
+    /// Ends, without an answer: the snapshot child exits; the agent ends its guests' tasks, rings the host's bell and
+    /// waits for its end.
     pub const QUIT: u32 = 6;
     /// args: write end and read end of a pipe that is empty and used by nobody else, a stream socket that is
     /// O_NONBLOCK, the bytes of the pipe. Moves all of `iov` through the pipe into the socket, waiting for the socket as
@@ -115,8 +115,8 @@ pub mod op {
     /// [`side::SINK`](super::side::SINK) of the socket. The bytes that the socket took are in
     /// [`Answer::moved`](super::Answer::moved) all the time. After an error some may be left in the pipe.
     pub const SEND: u32 = 10;
-    /// args: length in bytes. Sets aside a range of addresses for the tasks that run guest code, aligned to
-    /// [`AREA_BYTES`](crate::vcpu::AREA_BYTES), once; its address or `-errno`.
+    /// args: address, length in bytes. Sets aside a range of addresses for the tasks that run guest code, once; 0 or
+    /// `-errno` (EEXIST: something is mapped there).
     pub const RESERVE: u32 = 7;
     /// args: address of the word that the kernel clears at the task's end, entry, RDI there. Clones a task that shares
     /// the memory and nothing else, and enters with all signals blocked and no stack; the number of a pidfd for it

@@ -8,18 +8,16 @@
 
 use core::ptr;
 
-use farspace_abi::vcpu::AREA_BYTES;
-
 use crate::arch::nr;
 use crate::arch::syscall::{clone_to, syscall};
 
-const EEXIST: i64 = -17;
+const EBUSY: i64 = -16;
 const EINVAL: i64 = -22;
 const EMFILE: i64 = -24;
 /// CLONE_VM | CLONE_PIDFD | CLONE_CHILD_CLEARTID, exit signal 0.
 const FLAGS: u64 = 0x100 | 0x1000 | 0x20_0000;
-/// MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE.
-const NOTHING: u64 = 0x2 | 0x20 | 0x4000;
+/// MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE.
+const NOTHING: u64 = 0x2 | 0x20 | 0x4000 | 0x10_0000;
 const MADV_DONTFORK: u64 = 10;
 const SIGKILL: u64 = 9;
 const P_PIDFD: u64 = 3;
@@ -39,37 +37,27 @@ impl Guests {
         Self { room: [0; 2], tasks: [0; 8] }
     }
 
-    /// Sets a range aside: nothing can be accessed in it, and no child of the target inherits it.
+    /// Sets a range aside where nothing is: nothing can be accessed in it, and no child of the target inherits it.
     ///
     /// # Safety
     ///
     /// None of its own: new addresses only.
-    pub(crate) unsafe fn reserve(&mut self, len_bytes: u64) -> i64 {
+    pub(crate) unsafe fn reserve(&mut self, at: u64, len_bytes: u64) -> i64 {
         if self.room[1] != 0 {
-            return EEXIST;
+            return EBUSY;
         }
         if len_bytes == 0 || len_bytes > 1 << 32 || len_bytes & 0xfff != 0 {
             return EINVAL;
         }
-        // SAFETY: a mapping at an address of the kernel's choice, of which the ends are given back.
+        // SAFETY: a mapping where there was none.
         unsafe {
-            let all = len_bytes + AREA_BYTES;
-            let base = syscall(nr::MMAP, [0, all, 0, NOTHING, u64::MAX, 0]);
-            if base <= 0 {
-                return base.min(-1);
+            let result = syscall(nr::MMAP, [at, len_bytes, 0, NOTHING, u64::MAX, 0]);
+            if result != at as i64 {
+                return result.min(-1);
             }
-            let base = base as u64;
-            let begin = (base + AREA_BYTES - 1) & !(AREA_BYTES - 1);
-            let end = begin + len_bytes;
-            if begin > base {
-                syscall(nr::MUNMAP, [base, begin - base, 0, 0, 0, 0]);
-            }
-            if base + all > end {
-                syscall(nr::MUNMAP, [end, base + all - end, 0, 0, 0, 0]);
-            }
-            syscall(nr::MADVISE, [begin, len_bytes, MADV_DONTFORK, 0, 0, 0]);
-            self.room = [begin, len_bytes];
-            begin as i64
+            syscall(nr::MADVISE, [at, len_bytes, MADV_DONTFORK, 0, 0, 0]);
+            self.room = [at, len_bytes];
+            0
         }
     }
 

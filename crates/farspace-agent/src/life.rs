@@ -10,7 +10,7 @@ use farspace_abi::boot::{
     AGENT_SOCKET_FD, BootContext, HELLO_FDS, HELLO_TIMEOUT_MS, HOST_SOCKET_FD, placement,
 };
 use farspace_abi::mailbox::{self, Mailbox, SHARED_BYTES};
-use farspace_abi::region::{CODE_BYTES, CONTEXT_OFFSET, DATA_BYTES, REGION_BYTES};
+use farspace_abi::region::{CODE_BYTES, CONTEXT_OFFSET, PRIVATE_BYTES, REGION_BYTES};
 
 use crate::arch::nr;
 use crate::arch::syscall::{syscall, unmap_and_die, unmap_and_exit};
@@ -23,6 +23,11 @@ const PR_SET_NAME: u64 = 15;
 const SIGSEGV: u64 = 11;
 const KCMP_VM: u64 = 1;
 const RLIMIT_CORE: u64 = 4;
+const PROT_READ_WRITE: u64 = 3;
+/// MAP_SHARED | MAP_FIXED_NOREPLACE.
+const SHARED_THERE: u64 = 1 | 0x10_0000;
+const MADV_DONTFORK: u64 = 10;
+const MADV_DOFORK: u64 = 11;
 /// AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC.
 const SOCKET: (u64, u64) = (1, 5 | 0o200_0000);
 
@@ -30,8 +35,20 @@ const SOCKET: (u64, u64) = (1, 5 | 0o200_0000);
 #[derive(Clone, Copy)]
 pub(crate) struct Home {
     region: u64,
-    shared: u64,
     is_thread: bool,
+}
+
+impl Home {
+    /// Whether what is forked with this memory has a copy of the region.
+    ///
+    /// # Safety
+    ///
+    /// The borrowed thread must have left the region: a child that it makes in a signal handler goes on there.
+    pub(crate) unsafe fn inherit(self, inherits: bool) {
+        let advice = if inherits { MADV_DOFORK } else { MADV_DONTFORK };
+        // SAFETY: the region is the agent's; nothing of it changes here.
+        unsafe { syscall(nr::MADVISE, [self.region, REGION_BYTES as u64, advice, 0, 0, 0]) };
+    }
 }
 
 /// The agent: its own process in the target's address space, a child of init, all signals blocked.
@@ -45,7 +62,7 @@ pub(crate) unsafe extern "C" fn agent_main(context: *mut BootContext) -> ! {
         let placement =
             ptr::read_volatile(context.byte_add(offset_of!(BootContext, placement)).cast::<u32>());
         let is_thread = placement == placement::THREAD;
-        let mut home = Home { region: context as u64 - CONTEXT_OFFSET as u64, shared: 0, is_thread };
+        let home = Home { region: context as u64 - CONTEXT_OFFSET as u64, is_thread };
         become_quiet(is_thread);
         let pair = context.byte_add(offset_of!(BootContext, host_fd)).cast::<u32>();
         let mut fds = [0i32; 2];
@@ -65,24 +82,25 @@ pub(crate) unsafe extern "C" fn agent_main(context: *mut BootContext) -> ! {
             leave(home);
         };
         syscall(nr::CLOSE, [HOST_SOCKET_FD as u64, 0, 0, 0, 0, 0]);
-        // PROT_READ | PROT_WRITE, MAP_SHARED
-        let shared = syscall(nr::MMAP, [0, SHARED_BYTES as u64, 3, 1, hello[0] as u64, 0]);
-        syscall(nr::CLOSE, [hello[0] as u64, 0, 0, 0, 0, 0]);
-        if shared > 0 {
-            home.shared = shared as u64;
+        let shared = home.region + PRIVATE_BYTES as u64;
+        let memfd = hello[0] as u64;
+        let mapped =
+            syscall(nr::MMAP, [shared, SHARED_BYTES as u64, PROT_READ_WRITE, SHARED_THERE, memfd, 0]);
+        syscall(nr::CLOSE, [memfd, 0, 0, 0, 0, 0]);
+        if mapped == shared as i64 {
+            // Children of the target have no use for it, and nobody would take it away there.
+            home.inherit(false);
             let fds =
                 |index: usize| Fds { ring: hello[1 + index], answer: hello[3 + index], target: hello[5] };
             let boxes = shared as *const Mailbox;
             let agent = Channel { mailbox: boxes.add(mailbox::AGENT), fds: fds(mailbox::AGENT) };
             let snapshot = Channel { mailbox: boxes.add(mailbox::SNAPSHOT), fds: fds(mailbox::SNAPSHOT) };
             let mut guests = Guests::none();
-            let end = serve::agent(&agent, &snapshot, &mut guests, context);
+            let end = serve::agent(&agent, &snapshot, &mut guests, context, home);
             guests.end();
             if end == serve::End::Quit {
                 // The host has taken its thread back long ago. It ends this task between two instructions of the
                 // wait; if it dies before, the socket says so.
-                syscall(nr::MUNMAP, [home.shared, SHARED_BYTES as u64, 0, 0, 0, 0]);
-                home.shared = 0;
                 serve::ring(agent.fds.answer);
                 serve::wait_alone(&agent.fds);
             }
@@ -188,13 +206,10 @@ unsafe fn wait_for_thread(context: *const BootContext) {
 /// Takes the agent's mappings out of the target, itself last. A thread can't do that: a fault of it would be the
 /// target's. It leaves its code behind, for the next visit to take away.
 unsafe fn leave(home: Home) -> ! {
-    // SAFETY: the mailbox and the region are the agent's own; the borrowed thread has left.
+    // SAFETY: the region is the agent's own; the borrowed thread has left.
     unsafe {
-        if home.shared != 0 {
-            syscall(nr::MUNMAP, [home.shared, SHARED_BYTES as u64, 0, 0, 0, 0]);
-        }
         if home.is_thread {
-            unmap_and_exit(home.region + CODE_BYTES as u64, DATA_BYTES as u64);
+            unmap_and_exit(home.region + CODE_BYTES as u64, (REGION_BYTES - CODE_BYTES) as u64);
         }
         unmap_and_die(home.region, REGION_BYTES as u64);
     }

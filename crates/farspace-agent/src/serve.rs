@@ -12,6 +12,7 @@ use farspace_abi::mailbox::{Mailbox, op, op_and_nr_iov};
 use crate::arch::nr;
 use crate::arch::syscall::syscall;
 use crate::guests::Guests;
+use crate::life::Home;
 use crate::{life, send, stream};
 
 pub(crate) const EAGAIN: i64 = -11;
@@ -60,10 +61,11 @@ pub(crate) unsafe fn agent(
     snapshot: &Channel,
     guests: &mut Guests,
     context: *const BootContext,
+    home: Home,
 ) -> End {
     // SAFETY: as this function's.
     unsafe {
-        let end = serve(own, Some((guests, context)));
+        let end = serve(own, Some((guests, context, home)));
         if end == End::Child {
             // The tasks are its parent's, and the addresses aren't in its copy of the memory.
             serve(snapshot, None);
@@ -83,7 +85,7 @@ pub(crate) unsafe fn wait_alone(fds: &Fds) {
     unsafe { while wait(fds, Patience::Endless) != Wake::Alone {} }
 }
 
-unsafe fn serve(channel: &Channel, mut own: Option<(&mut Guests, *const BootContext)>) -> End {
+unsafe fn serve(channel: &Channel, mut own: Option<(&mut Guests, *const BootContext, Home)>) -> End {
     // SAFETY: the mailbox is mapped as long as the task lives (caller's promise); all its fields are atomics.
     unsafe {
         let mailbox = &*channel.mailbox;
@@ -102,7 +104,7 @@ unsafe fn serve(channel: &Channel, mut own: Option<(&mut Guests, *const BootCont
                 op::QUIT => return End::Quit,
                 op::SYSCALL => {
                     let result = syscall(arg(0), [arg(1), arg(2), arg(3), arg(4), arg(5), arg(6)]);
-                    let is_home = own.as_ref().is_some_and(|(_, context)| life::is_home(*context));
+                    let is_home = own.as_ref().is_some_and(|(_, context, _)| life::is_home(*context));
                     mailbox.answer.is_home.store(u32::from(is_home), Ordering::Relaxed);
                     result
                 }
@@ -116,14 +118,17 @@ unsafe fn serve(channel: &Channel, mut own: Option<(&mut Guests, *const BootCont
                         error => error.min(-1),
                     }
                 }
-                op::FORK => match fork() {
-                    0 => return End::Child,
-                    result => result,
+                op::FORK => match &own {
+                    Some((_, _, home)) => match fork(*home) {
+                        0 => return End::Child,
+                        result => result,
+                    },
+                    None => ENOSYS,
                 },
                 op::RESERVE | op::SPAWN | op::REAP => match &mut own {
-                    Some((guests, _)) if op == op::RESERVE => guests.reserve(arg(0)),
-                    Some((guests, _)) if op == op::SPAWN => guests.spawn(arg(0), arg(1), arg(2)),
-                    Some((guests, _)) => guests.reap(arg(0)),
+                    Some((guests, ..)) if op == op::RESERVE => guests.reserve(arg(0), arg(1)),
+                    Some((guests, ..)) if op == op::SPAWN => guests.spawn(arg(0), arg(1), arg(2)),
+                    Some((guests, ..)) => guests.reap(arg(0)),
                     None => ENOSYS,
                 },
                 _ => ENOSYS,
@@ -246,13 +251,17 @@ pub(crate) unsafe fn ring(fd: i32) {
 }
 
 /// Makes a child with a copy-on-write copy of the address space; 0 in the child.
-unsafe fn fork() -> i64 {
+unsafe fn fork(home: Home) -> i64 {
     // SAFETY: a plain fork: no shared memory, no shared table, exit signal 0. The child runs this same code on
     // its copy of the stack.
     unsafe {
+        // The target's threads are stopped meanwhile: only this child has it.
+        home.inherit(true);
         let pid = syscall(nr::CLONE, [0; 6]);
         if pid == 0 {
             syscall(nr::PRCTL, [PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0, 0]);
+        } else {
+            home.inherit(false);
         }
         pid
     }

@@ -183,7 +183,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Makes the agent unmap the mailboxes and wait for its end.
+    /// Makes the agent end its guests' tasks and wait for its end.
     fn quit(&self) -> Result<()> {
         let bell = &self.bells[mailbox::AGENT].answer;
         let mut count = [0; 8];
@@ -218,11 +218,8 @@ impl Agent {
 
     /// True for the mappings that the agent has made in the target.
     pub fn owns(&self, mapping: &Mapping) -> bool {
-        let in_region = mapping.start.0.wrapping_sub(self.region.0) < REGION_BYTES as u64;
-        let in_room = self.room.get().is_some_and(|(at, len)| mapping.start.0.wrapping_sub(at.0) < *len);
-        in_region
-            || in_room
-            || mapping.inode == self.shared.inode() && mapping.name.starts_with(b"/memfd:farspace-mailbox")
+        let is_in = |at: RemoteAddr, len: u64| mapping.start.0.wrapping_sub(at.0) < len;
+        is_in(self.region, REGION_BYTES as u64) || self.room.get().is_some_and(|(at, len)| is_in(*at, *len))
     }
 
     pub(crate) fn error(&self, operation: &'static str, errno: Errno) -> Error {

@@ -6,9 +6,11 @@ use std::sync::atomic::Ordering;
 
 use farspace_abi::RemoteAddr;
 use farspace_abi::mailbox::op;
+use farspace_abi::vcpu::AREA_BYTES;
 use farspace_sys::{pidfd, signal};
 use rustix::io::Errno;
 
+use crate::region::places;
 use crate::{Agent, Result};
 
 /// Sets addresses aside in the target for such tasks, aligned to an area of theirs; once for each agent.
@@ -17,10 +19,16 @@ use crate::{Agent, Result};
 ///
 /// # Errors
 ///
-/// ENOMEM; EEXIST: done before.
+/// ENOMEM; EBUSY: done before.
 pub fn reserve(agent: &Agent, len_bytes: u64) -> Result<RemoteAddr> {
-    let at = agent.channel().request(op::RESERVE, &[len_bytes], &[])?.wait("set addresses aside")?;
-    Ok(agent.room.get_or_init(|| (RemoteAddr(at), len_bytes)).0)
+    const OPERATION: &str = "set addresses aside";
+    for at in places(agent.region.0, AREA_BYTES) {
+        match agent.channel().request(op::RESERVE, &[at.0, len_bytes], &[])?.wait(OPERATION) {
+            Err(error) if error.errno() == Errno::EXIST => {}
+            done => return done.map(|_| agent.room.get_or_init(|| (at, len_bytes)).0),
+        }
+    }
+    Err(agent.error(OPERATION, Errno::NOMEM))
 }
 
 /// A task that shares the target's memory and nothing else, a child of the agent. Dropped, it ends.

@@ -32,6 +32,7 @@ pub use error::{Error, Refusal, Result};
 pub use freeze::{Frozen, FrozenThread};
 pub use guests::{RemoteTask, reserve};
 pub use infect::{infect, on_own_thread};
+pub use region::places;
 
 /// The agent, as compiled by the build script: code and constants, entered at offset 0.
 pub(crate) static BLOB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent.bin"));

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use farspace_abi::boot::BootContext;
-use farspace_abi::region::{CONTEXT_OFFSET, MAGIC, REGION_BYTES};
+use farspace_abi::region::{CONTEXT_OFFSET, MAGIC, PRIVATE_BYTES, REGION_BYTES};
 use farspace_sys::memory::Memory;
 use farspace_sys::process::{self, Mapping};
+use farspace_sys::shared::SharedMemory;
 use farspace_sys::{RemoteAddr, pidfd};
 use rustix::io::Errno;
 
@@ -14,6 +15,8 @@ use crate::cave::Cave;
 use crate::context::ContextBytes;
 use crate::timing::{GO_TIMEOUT, START};
 use crate::{BLOB, Error, Result};
+
+const PAGE: u64 = 4096;
 
 /// Where the region is or will be.
 #[derive(Debug, Clone, Copy)]
@@ -30,21 +33,15 @@ impl Region {
     /// killed visit left is found and used again.
     pub(crate) fn choose(pid: i32, maps: &[Mapping], memory: &Memory) -> Result<Self> {
         let (random, seed) = random_bytes(pid, memory);
-        let mut state = u64::from_le_bytes(seed);
-        for _ in 0..64 {
-            // splitmix64; places between 0x1000_0000_0000 and 0x5000_0000_0000, away from what the kernel uses.
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^= z >> 31;
-            let at = RemoteAddr(0x1000_0000_0000 + ((z % 0x4_0000_0000) << 12));
+        for at in places(u64::from_le_bytes(seed), PAGE) {
             let end = RemoteAddr(at.0 + REGION_BYTES as u64);
             let mut inside = maps.iter().filter(|m| m.start < end && m.end > at).peekable();
             if inside.peek().is_none() {
                 return Ok(Self { at, left_over: false, random });
             }
-            let ours = inside.all(|m| m.start >= at && m.end <= end && m.name.is_empty() && m.inode == 0);
+            let ours = inside.all(|m| {
+                m.start >= at && m.end <= end && (m.inode == 0 && m.name.is_empty() || is_mailbox(m))
+            });
             if ours
                 && Self::is_left_over(at, memory)
                 && !in_use(pid, at, memory)
@@ -79,7 +76,7 @@ impl Region {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
         let borrowed = if self.left_over { self.unmap(borrowed, memory, cave)? } else { borrowed };
         let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
-        let args = [self.at.0, REGION_BYTES as u64, protection, flags as u64, u64::MAX, 0];
+        let args = [self.at.0, PRIVATE_BYTES as u64, protection, flags as u64, u64::MAX, 0];
         let (borrowed, result) = cave.syscall(borrowed, memory, libc::SYS_mmap as u64, args)?;
         if result != self.at.0 as i64 {
             borrowed.give_back(Instant::now() + START)?;
@@ -92,6 +89,30 @@ impl Region {
         let args = [self.at.0, REGION_BYTES as u64, 0, 0, 0, 0];
         Ok(cave.syscall(borrowed, memory, libc::SYS_munmap as u64, args)?.0)
     }
+}
+
+/// Addresses far from where the kernel puts mappings, between 0x1000_0000_0000 and 0x5000_0000_0000, in an order that the
+/// seed says: for mappings of ours, each tried with MAP_FIXED_NOREPLACE.
+///
+/// The kernel's own choice may be where the target has just unmapped something, to map something else there.
+pub fn places(seed: u64, alignment: u64) -> impl Iterator<Item = RemoteAddr> {
+    const NR: usize = 64;
+    let mut state = seed;
+    std::iter::repeat_with(move || {
+        // splitmix64.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        RemoteAddr(0x1000_0000_0000 + ((z % 0x4_0000_0000) << 12) / alignment * alignment)
+    })
+    .take(NR)
+}
+
+fn is_mailbox(mapping: &Mapping) -> bool {
+    let name = mapping.name.strip_prefix(b"/memfd:").unwrap_or_default();
+    name.starts_with(SharedMemory::NAME.as_bytes())
 }
 
 /// The 16 random bytes that the kernel gave the process at exec (getauxval(3), AT_RANDOM), half of them.

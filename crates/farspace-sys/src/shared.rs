@@ -19,7 +19,6 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 pub struct SharedMemory {
     address: *mut core::ffi::c_void,
     memfd: OwnedFd,
-    inode: u64,
 }
 
 // SAFETY: the mapping belongs to the value, and everything in it is atomic.
@@ -28,13 +27,16 @@ unsafe impl Send for SharedMemory {}
 unsafe impl Sync for SharedMemory {}
 
 impl SharedMemory {
+    /// The memory's name, as in /proc/PID/maps after "/memfd:".
+    pub const NAME: &str = "farspace-mailbox";
+
     /// Makes the memory, zeroed.
     ///
     /// # Errors
     ///
     /// EMFILE, ENFILE, ENOMEM.
     pub fn new() -> Result<Self, Errno> {
-        let memfd = memfd_create("farspace-mailbox", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let memfd = memfd_create(Self::NAME, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&memfd, SHARED_BYTES as u64)?;
         // INVARIANT: sealed, so that the target can't make this process take a SIGBUS.
         rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
@@ -49,18 +51,12 @@ impl SharedMemory {
                 0,
             )?
         };
-        let inode = rustix::fs::fstat(&memfd)?.st_ino;
-        Ok(Self { address, memfd, inode })
+        Ok(Self { address, memfd })
     }
 
     /// The memory as a file, to be sent to the agent.
     pub fn memfd(&self) -> impl AsFd + '_ {
         &self.memfd
-    }
-
-    /// Inode number of that file, as /proc/PID/maps shows it.
-    pub fn inode(&self) -> u64 {
-        self.inode
     }
 
     /// One of the mailboxes.

@@ -34,6 +34,7 @@ mod checksum;
 mod children;
 mod elf32;
 mod ending;
+mod holes;
 mod mapper;
 mod memory;
 mod nproc;
@@ -67,6 +68,7 @@ const VICTIMS: &[(&str, &str, Main)] = &[
     ("exec-loop", "", ending::exec_loop),
     ("exit-race", "[--after-us N] [--threads N]", ending::exit_race),
     ("guest-room", "[--image N]", room::main),
+    ("holes", "", holes::main),
     ("idle", "", attached::idle),
     ("mapper", "[--seed N] [--children N]", mapper::main),
     ("memory", "[NAME[:LEN[K|M|G]]...]", memory::main),

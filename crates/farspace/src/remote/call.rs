@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use farspace_inject::{Agent, RemoteFd};
 use farspace_sys::{arch, pidfd};
@@ -14,6 +15,9 @@ use crate::{Error, Mechanism, Result, Target, native};
 
 /// [`Error::operation`] of calls that are refused or can't be made.
 const MAKE: &str = "make a system call in the memory";
+
+/// How long a call may take that waits for nobody: the kernel may have much memory to map or give back.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An argument of a system call.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +90,17 @@ impl Target {
     /// ended or executed another program.
     pub fn syscall(&self, nr: u64, args: [Arg<'_>; 6]) -> Result<Returned> {
         self.syscall_with(nr, args, Permit::Listed, &mut || ControlFlow::Continue(()))
+    }
+
+    /// As [`Target::syscall`], for a call that waits for nobody: an agent that doesn't answer in time is asked to break it
+    /// off, and given up.
+    pub(super) fn prompt_syscall(&self, nr: libc::c_long, args: [Arg<'_>; 6]) -> Result<Returned> {
+        let begin = Instant::now();
+        let mut go_on = || match begin.elapsed() < PATIENCE {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        };
+        self.syscall_with(nr as u64, args, Permit::Listed, &mut go_on)
     }
 
     /// As [`Target::syscall`], also for other calls. While the call blocks, `go_on` is asked 20 times a second;

@@ -41,7 +41,7 @@ impl Target {
     }
 
     fn make_fd(&self, operation: &'static str, nr: libc::c_long, args: [u64; 6]) -> Result<OwnedFd> {
-        match self.syscall(nr as u64, args.map(Arg::Word))? {
+        match self.prompt_syscall(nr, args.map(Arg::Word))? {
             Returned::Fd(fd) => Ok(fd),
             Returned::Errno(errno) => {
                 Err(Error::new(operation, self.pid(), errno).because(errno.to_string()))

@@ -97,7 +97,7 @@ impl Target {
         args: [Arg<'_>; 6],
         at: RemoteAddr,
     ) -> Result<u64> {
-        match self.syscall(nr as u64, args)? {
+        match self.prompt_syscall(nr, args)? {
             Returned::Value(value) => Ok(value),
             Returned::Errno(errno) => {
                 Err(Error::new(operation, self.pid(), errno).at(at).because(errno.to_string()))

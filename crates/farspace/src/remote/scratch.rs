@@ -1,6 +1,7 @@
 //! Memory in the target for what calls read and write through pointers.
 
 use farspace_abi::{RemoteAddr, RemoteIoVec};
+use farspace_inject::places;
 use farspace_sys::memory::Memory;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
@@ -28,8 +29,20 @@ impl Target {
         let len = len_bytes.max(1).checked_next_multiple_of(4096);
         let len = len.ok_or_else(|| Error::new("map scratch memory", self.pid(), Errno::NOMEM))?;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        let base = self.mmap(RemoteAddr(0), len, protection, MapFlags::PRIVATE, None)?;
-        Ok(Scratch { target: self, range: RemoteIoVec { base, len }, memory })
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
+        for at in places(self.pid() as u64, 4096) {
+            match self.mmap(at, len, protection, flags, None) {
+                Err(error) if error.errno() == Errno::EXIST => {}
+                done => {
+                    return done.map(|base| Scratch {
+                        target: self,
+                        range: RemoteIoVec { base, len },
+                        memory,
+                    });
+                }
+            }
+        }
+        Err(Error::new("map scratch memory", self.pid(), Errno::NOMEM))
     }
 }
 

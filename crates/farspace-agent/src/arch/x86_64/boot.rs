@@ -4,7 +4,7 @@
 //! (a signal handler may run on top of it at any time before signals are blocked, and the thread's red zone
 //! is not ours), so all tests are made with `cqo` and `jrcxz`. It
 //!
-//! 1. makes the second half of the region writable,
+//! 1. makes the second half of what is mapped of the region writable,
 //! 2. blocks all signals, so that what it clones starts with all signals blocked, and asks for its tid address,
 //! 3. finds out whether orphans come back to the target (a child subreaper),
 //! 4. clones the helper: same memory and, for one call, same descriptors; exit signal 0,
@@ -23,7 +23,7 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 
 use farspace_abi::boot::{BootContext, NOT_IN_A_REAPER, placement};
-use farspace_abi::region::{DATA_BYTES, REGION_BYTES};
+use farspace_abi::region::{DATA_BYTES, PRIVATE_BYTES};
 
 use super::super::life::agent_main;
 use super::nr;
@@ -185,7 +185,7 @@ global_asm!(
     "mov r11, [rip + farspace_context + {resume} + 64]",
     "jmp [rip + farspace_context + {resume_rip}]",
     ".text",
-    stack_top = const REGION_BYTES - farspace_abi::region::CONTEXT_OFFSET,
+    stack_top = const PRIVATE_BYTES - farspace_abi::region::CONTEXT_OFFSET,
     data_bytes = const DATA_BYTES,
     get_child_subreaper = const PR_GET_CHILD_SUBREAPER,
     get_tid_address = const PR_GET_TID_ADDRESS,
