@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use farspace::{Arg, AttachOptions, Mechanism, Permit, RemoteAddr, RemoteIoVec, Returned, Target};
@@ -292,15 +293,21 @@ fn a_signal_ends_a_call_that_blocks() {
     // SAFETY: no arguments.
     let thread = unsafe { libc::gettid() };
     let scratch = target.scratch(8).expect("scratch");
+    let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // One that comes before the call blocks does nothing to it.
         scope.spawn(|| {
-            std::thread::sleep(Duration::from_millis(200));
-            // SAFETY: a signal to a thread of this process, with a handler.
-            unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, libc::SIGUSR1) };
+            while !is_over.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(200));
+                // SAFETY: a signal to a thread of this process, with a handler.
+                unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, libc::SIGUSR1) };
+            }
         });
         let at = scratch.address().0;
         let args = [Arg::Fd(reader.as_fd()), at.into(), 8.into(), 0.into(), 0.into(), 0.into()];
-        let returned = target.syscall(libc::SYS_read as u64, args).expect("made");
+        let returned = target.syscall(libc::SYS_read as u64, args);
+        is_over.store(true, Ordering::Relaxed);
+        let returned = returned.expect("made");
         assert!(matches!(returned, Returned::Errno(Errno::INTR)), "{returned:?}");
     });
     drop(scratch);

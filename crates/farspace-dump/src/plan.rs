@@ -122,12 +122,11 @@ impl Planned {
         })
     }
 
-    /// The runs of pages to write: those that exist, of memory without a file; all, of files.
+    /// The runs of pages to write: those that exist, of memory without a file; all, of files and shared memory, of which
+    /// the page map shows only what this process has touched. ([vsyscall] is above the addresses that it covers.)
     pub(crate) fn runs(&self, pagemap: &mut Pagemap) -> Result<Vec<RemoteIoVec>> {
         let whole = RemoteIoVec { base: self.mapping.start, len: self.dumped_bytes };
-        // [vsyscall] is above the addresses that a page map covers.
-        let is_special = self.vma.backing == Backing::Special;
-        if is_special || !self.traits.is_anonymous && !self.traits.is_unreadable {
+        if !self.traits.is_anonymous {
             return Ok(if whole.len > 0 { vec![whole] } else { Vec::new() });
         }
         let mut runs: Vec<RemoteIoVec> = Vec::new();

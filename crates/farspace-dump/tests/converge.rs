@@ -319,3 +319,24 @@ fn a_stop_that_would_be_too_long() {
         assert!(matches!(tree(way, 11, &zero(OnMiss::Fail), 20, 2), Err(Error::Downtime { .. })));
     }
 }
+
+/// What the page map doesn't show of memory that isn't the process's alone is in the core all the same.
+#[test]
+fn shared_memory_that_nobody_may_read() {
+    let victim = Victim::spawn("memory", &["sharednone:1M", "protnone"]).expect("it starts");
+    for level in [Level::Converge, Level::Frozen, Level::Snapshot, Level::Fuzzy] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("core");
+        let options = DumpOptions { level, ..options() };
+        dump(victim.pid(), &(&*path).into(), &options, &mut |_| ControlFlow::Continue(())).expect("a dump");
+        let core = fs::read(&path).expect("readable");
+        for name in ["sharednone", "protnone"] {
+            let region = victim.region(name).expect("named");
+            let segments = segments(&core);
+            let (start, (data, _)) = segments.range(..=region.addr).next_back().expect("in the core");
+            let at = (region.addr - start) as usize;
+            assert!(data[at..at + region.len as usize] == region.bytes(0, region.len), "{name}, {level:?}");
+        }
+    }
+    victim.finish().expect("unharmed");
+}

@@ -29,6 +29,7 @@ pub(crate) const KINDS: &[(&str, usize, Make)] = &[
     ("secretmem", 64 << 10, secretmem),
     ("edge", 64 << 10, |len| map(EDGE_AT as *mut _, len, RW, PRIVATE | libc::MAP_FIXED_NOREPLACE, -1)),
     ("vvar", 0, |_| vvar()),
+    ("sharednone", 64 << 10, |len| map(null_mut(), len, RW, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1)),
 ];
 
 /// Maps a region of at least the given length: its address and the length.
@@ -70,13 +71,18 @@ impl Region {
 
     fn protection(&self) -> i32 {
         match self.name {
-            "protnone" => libc::PROT_NONE,
+            "protnone" | "sharednone" => libc::PROT_NONE,
             "readonly" | "file" => libc::PROT_READ,
             _ => RW,
         }
     }
 
     fn protect(&self, protection: i32) -> Result<(), String> {
+        if self.name == "sharednone" {
+            // The page table forgets what the memory still has.
+            // SAFETY: as below.
+            unsafe { libc::madvise(self.addr as *mut _, self.len, libc::MADV_DONTNEED) };
+        }
         // SAFETY: the region is this program's own mapping, to which there are no references.
         sys::os("mprotect", unsafe { libc::mprotect(self.addr as *mut _, self.len, protection) }).map(drop)
     }
@@ -147,7 +153,7 @@ impl Region {
 
     /// The digest of the content.
     pub(crate) fn checksum(&self) -> Result<u64, String> {
-        if matches!(self.name, "protnone" | "vvar") {
+        if matches!(self.name, "protnone" | "sharednone" | "vvar") {
             return Err(format!("{} can't be read", self.name));
         }
         // SAFETY: the mapping is readable, and only this thread writes to it.
