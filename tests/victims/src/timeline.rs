@@ -37,6 +37,8 @@ struct Shared {
     gaps: Mutex<Gaps>,
     /// Raised by `reset`: samplers start over.
     generation: AtomicU64,
+    /// How often one did.
+    restarts: AtomicU64,
 }
 
 pub(crate) fn main(args: &[String]) -> Verdict {
@@ -58,7 +60,11 @@ pub(crate) fn main(args: &[String]) -> Verdict {
     control::ready(&room.as_ref().map(Room::words).unwrap_or_default());
     control::serve(&mut witness, |_, words| match words {
         ["reset"] => {
-            shared.generation.fetch_add(1, Ordering::SeqCst);
+            let expected = (shared.generation.fetch_add(1, Ordering::SeqCst) + 1) * threads as u64;
+            // One that has to wait for a CPU would take what comes next for what was before.
+            while shared.restarts.load(Ordering::SeqCst) < expected {
+                std::thread::yield_now();
+            }
             *shared.lock() = Gaps::default();
             Some(Ok("ok".to_owned()))
         }
@@ -106,7 +112,10 @@ fn sample(shared: &Shared) -> Verdict {
                 (gaps.net_ns, gaps.at_ns) = (net_ns, now);
             }
         }
-        generation = current;
+        if current != generation {
+            shared.restarts.fetch_add(1, Ordering::SeqCst);
+            generation = current;
+        }
         samples = 0;
         // The time spent above is this thread's own.
         last = sys::now_ns();
