@@ -56,6 +56,15 @@ const UNARMED: Query = Query {
     return_mask: PAGE_IS_WRITTEN,
 };
 
+/// Looks armed.
+const ARMED: Query = Query {
+    flags: PM_SCAN_CHECK_WPASYNC,
+    category_inverted: PAGE_IS_WRITTEN,
+    category_mask: PAGE_IS_WRITTEN,
+    category_anyof_mask: THERE,
+    return_mask: THERE,
+};
+
 /// Contents of its own that aren't armed.
 const UNARMED_OWN: Query = Query { flags: PM_SCAN_CHECK_WPASYNC, ..ARM_OWN };
 
@@ -372,7 +381,7 @@ impl WriteProtect {
         Ok(())
     }
 
-    /// Arms what isn't, and notes its pages.
+    /// Notes the pages that the query finds, and arms them if it says so.
     fn arm(
         &self,
         query: Query,
@@ -414,10 +423,14 @@ impl WriteProtect {
         // What looks armed now is not (AsyncWriteProtect::unprotect). Until that is mended, nothing that is said of these
         // pages counts.
         self.unclean.push(range);
-        let armed = match self.uffd.unprotect(range) {
-            Ok(()) => self.arm(query, range, &mut PageSet::default(), &mut PageSet::default()),
-            Err(_) => return Ok(Err("is being remapped")),
-        };
+        // Rarely any: to look for them takes far less time than to take the protection away from all.
+        let mut stale = PageSet::default();
+        let looked = self.arm(ARMED, range, &mut stale, &mut PageSet::default());
+        if looked.is_ok() && stale.runs().any(|run| self.uffd.unprotect(run).is_err()) {
+            return Ok(Err("is being remapped"));
+        }
+        let armed =
+            looked.and_then(|()| self.arm(query, range, &mut PageSet::default(), &mut PageSet::default()));
         match armed {
             Ok(()) => {
                 self.unclean.pop();
