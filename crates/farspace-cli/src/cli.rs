@@ -105,11 +105,11 @@ pub(crate) struct DumpArgs {
     /// converge: stop the process after at most so many rounds of copying
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) max_rounds: u32,
-    /// converge: the stop may take so many milliseconds [default: as few as it gets]
-    #[arg(long, value_name = "MS", value_parser = parse_milliseconds)]
-    pub(crate) max_downtime: Option<Duration>,
+    /// converge: the stop may take so many milliseconds
+    #[arg(long, value_name = "MS", default_value = "1000", value_parser = parse_milliseconds)]
+    pub(crate) max_downtime: Duration,
     /// converge: what to do if it would take longer
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnMissArg::Frozen)]
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnMissArg::Snapshot)]
     pub(crate) on_miss: OnMissArg,
     /// converge: force the way changes are noticed instead of taking the best
     #[arg(long, value_enum, value_name = "WAY")]
@@ -420,7 +420,7 @@ pub(crate) enum LevelArg {
 pub(crate) enum OnMissArg {
     /// Copy the rest while the process is stopped
     Frozen,
-    /// Fork the process as it stands, and copy the rest from the child
+    /// Fork the process as it stands, and copy the rest from the child; shared memory as of when it is written
     Snapshot,
     /// Let it go, and leave no file
     Fail,

@@ -54,9 +54,10 @@ impl fmt::Display for Level {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum OnMiss {
     /// Copy what is left while the target is stopped, however long it takes.
-    #[default]
     Frozen,
-    /// Fork the target as it stands, and copy what is left from the fork.
+    /// Fork the target as it stands, and copy what is left from the fork. What a fork doesn't copy (shared memory) is as of
+    /// when it is written. Where the target can't be forked, as [`OnMiss::Frozen`].
+    #[default]
     Snapshot,
     /// Let the target go, and give up.
     Fail,
@@ -89,7 +90,7 @@ pub struct DumpOptions {
     pub stop_timeout: Duration,
     /// Converge: at most so many rounds of copying before the stop.
     pub max_rounds: usize,
-    /// Converge: the stop may be this long; without it, as short as it gets.
+    /// Converge: the stop may be this long, by default a second; with `None`, as short as it gets.
     pub max_downtime: Option<Duration>,
     /// Converge: what to do if it would be longer.
     pub on_miss: OnMiss,
@@ -106,7 +107,7 @@ impl Default for DumpOptions {
             overwrite: false,
             stop_timeout: Duration::from_secs(5),
             max_rounds: 30,
-            max_downtime: None,
+            max_downtime: Some(Duration::from_secs(1)),
             on_miss: OnMiss::default(),
             tracking: None,
         }

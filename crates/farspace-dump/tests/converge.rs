@@ -218,7 +218,15 @@ fn options() -> DumpOptions {
         Ok("none") => Some(Tracking::Nothing),
         _ => None,
     };
-    DumpOptions { level: Level::Converge, filter: Filter::All, tracking, ..DumpOptions::default() }
+    // However long it takes on this machine.
+    let max_downtime = None;
+    DumpOptions {
+        level: Level::Converge,
+        filter: Filter::All,
+        tracking,
+        max_downtime,
+        ..DumpOptions::default()
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(crate) fn run(args: &DumpArgs) -> anyhow::Result<()> {
         mechanism: args.mechanism,
         existing: if args.force { Existing::Replace } else { Existing::Keep },
         max_rounds: args.max_rounds,
-        max_downtime: args.max_downtime,
+        max_downtime: Some(args.max_downtime),
         on_miss: args.on_miss,
         tracking: args.tracking,
     };

@@ -101,7 +101,7 @@ pub(crate) fn gather() -> Gather {
 pub(crate) fn miss(options: &DumpOptions, bytes: u64, estimate: Duration) -> Option<String> {
     options.max_downtime.filter(|limit| estimate > *limit).map(|limit| {
         format!(
-            "a stop of {:.1} ms was asked for, and {} pages that are still to be copied make it {:.1} ms",
+            "the stop may take {:.1} ms, and {} pages that are still to be copied make it {:.1} ms",
             limit.as_secs_f64() * 1e3,
             bytes / 4096,
             estimate.as_secs_f64() * 1e3
