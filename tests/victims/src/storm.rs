@@ -6,6 +6,7 @@ use crate::baseline::Left;
 use crate::witness::Witness;
 use crate::{Verdict, control, pattern, sys};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -105,9 +106,15 @@ fn map() -> Verdict {
 }
 
 fn thread() -> Verdict {
-    let worker =
-        std::thread::Builder::new().spawn(|| std::hint::black_box(1)).map_err(|e| format!("thread: {e}"))?;
-    worker.join().map(drop).map_err(|_| "a thread panicked".to_owned())
+    // SAFETY: no memory is involved.
+    let tid = || unsafe { libc::gettid() };
+    let worker = std::thread::Builder::new().spawn(tid).map_err(|e| format!("thread: {e}"))?;
+    let tid = worker.join().map_err(|_| "a thread panicked".to_owned())?;
+    // It is joined a moment before it is gone, and would be taken for one that is there at the start.
+    while Path::new(&format!("/proc/self/task/{tid}")).exists() {
+        std::thread::yield_now();
+    }
+    Ok(())
 }
 
 fn exec() -> Verdict {

@@ -81,13 +81,15 @@ pub(super) fn storm() -> Outcome {
         match pipe.call(victim.pid(), &iov, NONBLOCK) {
             Ok(n) => {
                 some += 1;
-                // Each word is the pattern's, or the zero of a page that isn't filled yet.
+                // Each byte is the pattern's, or the zero of a page that isn't filled yet. Not each word: the pipe is read
+                // byte by byte (rep movsb) while the target writes.
                 let data = pipe.drain()?;
                 expect("bytes in the pipe", &data.len(), &n)?;
+                let is_good = |(byte, right): (&u8, u8)| *byte == 0 || *byte == right;
                 for (index, word) in (offset / 8..).zip(data.chunks_exact(8)) {
-                    let word = u64::from_le_bytes(word.try_into()?);
-                    if word != 0 && word != pattern::word(0xa2ea, index) {
-                        return Err(format!("word {index} of the area is {word:#x}").into());
+                    let right = pattern::word(0xa2ea, index).to_le_bytes();
+                    if !word.iter().zip(right).all(is_good) {
+                        return Err(format!("word {index} of the area is {word:x?}, not {right:x?}").into());
                     }
                 }
             }
