@@ -103,8 +103,8 @@ pub mod op {
     /// Forks a child that holds a copy-on-write snapshot and serves the mailbox [`SNAPSHOT`](super::SNAPSHOT);
     /// its pid or `-errno`.
     pub const FORK: u32 = 5;
-    /// Ends, without an answer: the snapshot child exits; the agent ends its guests' tasks, rings the host's bell and
-    /// waits for its end.
+    /// Ends: the snapshot child exits, without an answer; the agent ends its guests' tasks, answers, and waits for its
+    /// end.
     pub const QUIT: u32 = 6;
     /// args: write end and read end of a pipe that is empty and used by nobody else, a stream socket that is
     /// O_NONBLOCK, the bytes of the pipe. Moves all of `iov` through the pipe into the socket, waiting for the socket as

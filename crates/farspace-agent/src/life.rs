@@ -98,10 +98,10 @@ pub(crate) unsafe extern "C" fn agent_main(context: *mut BootContext) -> ! {
             let mut guests = Guests::none();
             let end = serve::agent(&agent, &snapshot, &mut guests, context, home);
             guests.end();
-            if end == serve::End::Quit {
+            if let serve::End::Quit(request) = end {
                 // The host has taken its thread back long ago. It ends this task between two instructions of the
                 // wait; if it dies before, the socket says so.
-                serve::ring(agent.fds.answer);
+                serve::answer(&agent, request, 0);
                 serve::wait_alone(&agent.fds);
             }
         }

@@ -43,8 +43,8 @@ pub(crate) struct Channel {
 /// Why a request loop ended.
 #[derive(PartialEq, Eq)]
 pub(crate) enum End {
-    /// The host asked for it.
-    Quit,
+    /// The host asked for it, by the request of this number, which is to be answered yet.
+    Quit(u32),
     /// The host or the target is gone.
     Alone,
     /// This is the snapshot child, fresh from the fork.
@@ -101,7 +101,7 @@ unsafe fn serve(channel: &Channel, mut own: Option<(&mut Guests, *const BootCont
             let arg = |i: usize| mailbox.body.args[i].load(Ordering::Relaxed);
             let result = match op {
                 op::PING => 0,
-                op::QUIT => return End::Quit,
+                op::QUIT => return End::Quit(request),
                 op::SYSCALL => {
                     let result = syscall(arg(0), [arg(1), arg(2), arg(3), arg(4), arg(5), arg(6)]);
                     let is_home = own.as_ref().is_some_and(|(_, context, _)| life::is_home(*context));
@@ -133,11 +133,24 @@ unsafe fn serve(channel: &Channel, mut own: Option<(&mut Guests, *const BootCont
                 },
                 _ => ENOSYS,
             };
-            mailbox.answer.result.store(result, Ordering::Relaxed);
-            mailbox.answer.reply.store(request, Ordering::SeqCst);
-            if mailbox.doorbell.host_asleep.load(Ordering::SeqCst) != 0 {
-                ring(channel.fds.answer);
-            }
+            answer(channel, request, result);
+        }
+    }
+}
+
+/// Answers a request.
+///
+/// # Safety
+///
+/// The mailbox must be mapped, and this task must own the descriptors.
+pub(crate) unsafe fn answer(channel: &Channel, request: u32, result: i64) {
+    // SAFETY: as this function's; all its fields are atomics.
+    unsafe {
+        let mailbox = &*channel.mailbox;
+        mailbox.answer.result.store(result, Ordering::Relaxed);
+        mailbox.answer.reply.store(request, Ordering::SeqCst);
+        if mailbox.doorbell.host_asleep.load(Ordering::SeqCst) != 0 {
+            ring(channel.fds.answer);
         }
     }
 }

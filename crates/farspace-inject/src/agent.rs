@@ -14,7 +14,6 @@ use farspace_sys::process::Mapping;
 use farspace_sys::ptrace::{Running, TRACE_SYSGOOD};
 use farspace_sys::shared::SharedMemory;
 use farspace_sys::{RemoteAddr, pidfd};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::cave::Cave;
@@ -185,29 +184,7 @@ impl Agent {
 
     /// Makes the agent end its guests' tasks and wait for its end.
     fn quit(&self) -> Result<()> {
-        let bell = &self.bells[mailbox::AGENT].answer;
-        let mut count = [0; 8];
-        let _ = rustix::io::read(bell, &mut count);
-        let pending = self.channel().request(op::QUIT, &[], &[])?;
-        let deadline = Instant::now() + PROMPT;
-        loop {
-            let mut fds = [PollFd::new(bell, PollFlags::IN), PollFd::new(&self.agent_pidfd, PollFlags::IN)];
-            let nap = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-            match poll(&mut fds, Some(&nap)) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(self.error("end", errno)),
-            }
-            if !fds[1].revents().is_empty() {
-                return Err(Error::Gone { pid: self.pid });
-            }
-            if !fds[0].revents().is_empty() {
-                drop(pending);
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                return Err(self.error("end", Errno::TIMEDOUT));
-            }
-        }
+        self.channel().request(op::QUIT, &[], &[])?.wait("end").map(drop)
     }
 
     /// What is needed to end the agent.

@@ -104,8 +104,11 @@ fn keep(exit: Exit, ending: &AtomicBool, kicked: &AtomicBool) {
             Event::Stopped(agent)
                 if ending.load(Ordering::SeqCst) && agent.tid() == exit.agent_pid && agent.event() == 0 =>
             {
-                // On failure the agent is killed with the end of this thread; the region stays.
-                let _ = exit.unmap(agent);
+                // On failure the region stays. Let go, the agent would only take the SIGSTOP.
+                if exit.unmap(agent).is_err() {
+                    let _ = rustix::process::Pid::from_raw(exit.agent_pid)
+                        .map(|pid| rustix::process::kill_process(pid, Signal::KILL));
+                }
             }
             Event::Stopped(agent)
                 if agent.tid() == exit.agent_pid
