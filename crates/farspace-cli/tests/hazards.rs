@@ -168,8 +168,11 @@ fn a_snapshot_of_an_init() {
     let pid: i32 = loop {
         let text = std::fs::read_to_string(&children).unwrap_or_default();
         let pid = text.trim().parse().ok();
-        let name = |pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        if let Some(pid) = pid.filter(|pid: &i32| name(*pid).trim() == "sleep") {
+        let read = |pid, what| std::fs::read_to_string(format!("/proc/{pid}/{what}")).unwrap_or_default();
+        // Asleep (clock_nanosleep): it maps no more libraries.
+        let is_ready =
+            |pid: &i32| read(*pid, "comm").trim() == "sleep" && read(*pid, "syscall").starts_with("230 ");
+        if let Some(pid) = pid.filter(is_ready) {
             break pid;
         }
         assert!(begin.elapsed() < PATIENCE, "no sleep below unshare");
