@@ -16,9 +16,10 @@ const EINVAL: i64 = -22;
 const EMFILE: i64 = -24;
 /// CLONE_VM | CLONE_PIDFD | CLONE_CHILD_CLEARTID, exit signal 0.
 const FLAGS: u64 = 0x100 | 0x1000 | 0x20_0000;
-/// MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE.
-const NOTHING: u64 = 0x2 | 0x20 | 0x4000 | 0x10_0000;
-const MADV_DONTFORK: u64 = 10;
+/// MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, and nothing may be there.
+const NOTHING: u64 = 0x2 | 0x20 | 0x4000 | MAP_FIXED_NOREPLACE;
+pub(crate) const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
+pub(crate) const MADV_DONTFORK: u64 = 10;
 const SIGKILL: u64 = 9;
 const P_PIDFD: u64 = 3;
 /// WEXITED | __WALL: also a child with exit signal 0 (wait(2)).

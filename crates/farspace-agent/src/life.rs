@@ -14,7 +14,7 @@ use farspace_abi::region::{CODE_BYTES, CONTEXT_OFFSET, PRIVATE_BYTES, REGION_BYT
 
 use crate::arch::nr;
 use crate::arch::syscall::{syscall, unmap_and_die, unmap_and_exit};
-use crate::guests::Guests;
+use crate::guests::{Guests, MADV_DONTFORK, MAP_FIXED_NOREPLACE};
 use crate::serve::{self, Channel, Fds};
 
 /// Name of the task, as in `ps` (15 bytes and a NUL: prctl(2), PR_SET_NAME).
@@ -24,9 +24,8 @@ const SIGSEGV: u64 = 11;
 const KCMP_VM: u64 = 1;
 const RLIMIT_CORE: u64 = 4;
 const PROT_READ_WRITE: u64 = 3;
-/// MAP_SHARED | MAP_FIXED_NOREPLACE.
-const SHARED_THERE: u64 = 1 | 0x10_0000;
-const MADV_DONTFORK: u64 = 10;
+/// MAP_SHARED, and nothing may be there.
+const SHARED_THERE: u64 = 1 | MAP_FIXED_NOREPLACE;
 const MADV_DOFORK: u64 = 11;
 /// AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC.
 const SOCKET: (u64, u64) = (1, 5 | 0o200_0000);

@@ -6,6 +6,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use farspace_sys::process::{self, Activity};
 use farspace_victims::BLOCKING_KINDS;
 use farspace_victims::harness::{Failure, Victim};
 use nix::sys::signal::{Signal, kill};
@@ -168,10 +169,10 @@ fn a_snapshot_of_an_init() {
     let pid: i32 = loop {
         let text = std::fs::read_to_string(&children).unwrap_or_default();
         let pid = text.trim().parse().ok();
-        let read = |pid, what| std::fs::read_to_string(format!("/proc/{pid}/{what}")).unwrap_or_default();
-        // Asleep (clock_nanosleep): it maps no more libraries.
-        let is_ready =
-            |pid: &i32| read(*pid, "comm").trim() == "sleep" && read(*pid, "syscall").starts_with("230 ");
+        let name = |pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        // Asleep, it maps no more libraries.
+        let asleep = Activity::Blocked { nr: libc::SYS_clock_nanosleep as u64 };
+        let is_ready = |&pid: &i32| name(pid).trim() == "sleep" && process::activity(pid, pid) == asleep;
         if let Some(pid) = pid.filter(is_ready) {
             break pid;
         }

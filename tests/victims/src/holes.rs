@@ -19,13 +19,8 @@ struct Hole {
 }
 
 pub(crate) fn main(_: &[String]) -> Verdict {
-    let holes = LENGTHS.map(|len| Hole { at: std::ptr::null_mut(), len });
-    let mut mapped = Vec::new();
-    for hole in holes {
-        mapped.push(Hole { at: hole.map(0)?, ..hole });
-    }
-    let holes = mapped;
-    holes.iter().try_for_each(Hole::fill)?;
+    let holes = LENGTHS.into_iter().map(Hole::new).collect::<Result<Vec<_>, _>>()?;
+    holes.iter().for_each(Hole::fill);
     let mut children = Vec::new();
     let mut are_open = false;
     let mut witness = Witness::start()?;
@@ -36,10 +31,7 @@ pub(crate) fn main(_: &[String]) -> Verdict {
             Some(holes.iter().try_for_each(Hole::open).map(|()| "ok".to_owned()))
         }
         ["fill"] => {
-            let filled = holes.iter().try_for_each(|hole| {
-                hole.map(libc::MAP_FIXED)?;
-                hole.fill()
-            });
+            let filled = holes.iter().try_for_each(|hole| hole.map(libc::MAP_FIXED).map(|_| hole.fill()));
             are_open = false;
             Some(filled.map(|()| "ok".to_owned()))
         }
@@ -47,9 +39,12 @@ pub(crate) fn main(_: &[String]) -> Verdict {
             children.push(pid);
             format!("pid={pid}")
         })),
-        ["exit", ..] => children.drain(..).try_for_each(bury).err().map(Err),
-        _ if !are_open => holes.iter().try_for_each(Hole::verify).err().map(Err),
-        _ => None,
+        _ => {
+            let buried =
+                if words.first() == Some(&"exit") { children.drain(..).try_for_each(bury) } else { Ok(()) };
+            let verified = if are_open { Ok(()) } else { holes.iter().try_for_each(Hole::verify) };
+            buried.and(verified).err().map(Err)
+        }
     })
 }
 
@@ -72,6 +67,11 @@ fn child() -> Result<i32, String> {
 }
 
 impl Hole {
+    fn new(len: usize) -> Result<Self, String> {
+        let unplaced = Self { at: std::ptr::null_mut(), len };
+        Ok(Self { at: unplaced.map(0)?, len })
+    }
+
     fn map(&self, fixed: i32) -> Result<*mut libc::c_void, String> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | fixed;
@@ -96,10 +96,9 @@ impl Hole {
         pages.map(|page| (pattern::word(self.len as u64, page as u64), page as *mut u64))
     }
 
-    fn fill(&self) -> Verdict {
+    fn fill(&self) {
         // SAFETY: mapped and writable, and nothing refers to it.
         self.words().for_each(|(value, word)| unsafe { word.write_volatile(value) });
-        Ok(())
     }
 
     fn verify(&self) -> Verdict {
