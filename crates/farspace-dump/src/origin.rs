@@ -1,11 +1,12 @@
 //! Where pages are had from: the target itself, or its snapshot.
 
 use farspace::{Progress, Result as TargetResult, Sink, Snapshot, Target, Transfer};
-use farspace_sys::RemoteIoVec;
 use farspace_sys::memory::Memory;
 use farspace_sys::pagemap::Pagemap;
+use farspace_sys::{RemoteAddr, RemoteIoVec};
 
 use crate::Result;
+use crate::plan::Route;
 
 /// A process and the ways to its pages. Dropped, a snapshot ends.
 pub(crate) struct Origin<'a> {
@@ -31,6 +32,16 @@ impl<'a> Origin<'a> {
     pub(crate) fn snapshot(snapshot: Snapshot) -> Result<Self> {
         let memory = snapshot.memory()?;
         Ok(Self { pagemap: Pagemap::open(snapshot.pid())?, memory, way: Way::Snapshot(snapshot) })
+    }
+
+    /// Copies memory that isn't spliced; returns the bytes, none where it can't be had.
+    pub(crate) fn copy(&self, route: Route, at: RemoteAddr, into: &mut [u8]) -> usize {
+        if let (Way::Target(target), Route::Unreferenced) = (&self.way, route)
+            && let Ok(n) = target.copy(at, into)
+        {
+            return n;
+        }
+        self.memory.read(at, into).unwrap_or(0)
     }
 
     /// Moves ranges into a sink without a copy, or by the best copy.

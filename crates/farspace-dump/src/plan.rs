@@ -7,7 +7,7 @@ use farspace_image::core_file::{MappedFile, Segment, SegmentFlags};
 use farspace_image::filter::{Backing, CoredumpFilter, Extent, VmFlags, Vma};
 use farspace_sys::memory::Memory;
 use farspace_sys::pagemap::Pagemap;
-use farspace_sys::process::Mapping;
+use farspace_sys::process::{ANON_HUGEPAGE, Mapping, is_hugetlb};
 use farspace_sys::{RemoteAddr, RemoteIoVec};
 
 use crate::Result;
@@ -32,10 +32,34 @@ pub(crate) struct Traits {
     pub(crate) is_anonymous: bool,
     /// PROT_NONE or write-only: only a tracer's route reads it.
     pub(crate) is_unreadable: bool,
+    /// From a pool of huge pages (hugetlbfs): a page that a pipe or a socket refers to is missing there when the target has
+    /// dropped it, and if the pool has no other, SIGBUS ends the next one that needs one.
+    pub(crate) is_hugetlb: bool,
     /// MADV_WIPEONFORK: zeros in a forked child.
     pub(crate) is_wiped_on_fork: bool,
-    /// Not MADV_DONTFORK: there in a forked child.
+    /// Not MADV_DONTFORK, nor a private page of a pool: there in a snapshot.
     pub(crate) is_copied_by_fork: bool,
+}
+
+/// How pages are had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// Spliced, or copied together with others.
+    Any,
+    /// By a tracer's route alone.
+    Tracer,
+    /// By a copy that doesn't refer to them while the target runs.
+    Unreferenced,
+}
+
+impl Traits {
+    pub(crate) fn route(self) -> Route {
+        match self {
+            Self { is_hugetlb: true, .. } => Route::Unreferenced,
+            Self { is_unreadable: true, .. } => Route::Tracer,
+            _ => Route::Any,
+        }
+    }
 }
 
 /// Which mappings are dumped.
@@ -63,7 +87,8 @@ pub(crate) fn read(pid: i32, selection: Selection, memory: &Memory) -> Result<Ve
         while details.peek().is_some_and(|d| d.start < mapping.start.0) {
             details.next();
         }
-        let detail = details.next_if(|d| d.start == mapping.start.0).unwrap_or_else(|| Details::of(&mapping));
+        let detail =
+            details.next_if(|d| d.start == mapping.start.0).unwrap_or_else(|| Details::of(pid, &mapping));
         planned.push(Planned::new(mapping, detail, selection, memory));
     }
     Ok(planned)
@@ -87,12 +112,16 @@ impl Planned {
             Extent::None => 0,
             extent => extent.filesz(mapping.len_bytes()),
         };
+        let is_private = mapping.permissions[3] == b'p';
+        let is_hugetlb = flags.contains(VmFlags::HUGETLB);
+        let is_pool = is_hugetlb && mapping.name.starts_with(ANON_HUGEPAGE);
         let traits = Traits {
-            is_shared: vma.flags.contains(VmFlags::SHARED) || mapping.permissions[3] == b's',
-            is_anonymous: backing == Backing::Anonymous && mapping.permissions[3] == b'p',
+            is_shared: vma.flags.contains(VmFlags::SHARED) || !is_private,
+            is_anonymous: (backing == Backing::Anonymous || is_pool) && is_private,
             is_unreadable: mapping.permissions[0] != b'r',
+            is_hugetlb,
             is_wiped_on_fork: detail.is_wiped_on_fork,
-            is_copied_by_fork: !detail.is_left_out_by_fork,
+            is_copied_by_fork: !detail.is_left_out_by_fork && !(is_hugetlb && is_private),
         };
         Self { mapping, vma, dumped_bytes, traits, details: detail }
     }
@@ -155,8 +184,9 @@ struct Details {
 
 impl Details {
     /// What a line of maps says by itself. The rest isn't known: as if written to, so that it isn't left out.
-    fn of(mapping: &Mapping) -> Self {
+    fn of(pid: i32, mapping: &Mapping) -> Self {
         let mut flags = VmFlags::empty();
+        flags.set(VmFlags::HUGETLB, is_hugetlb(pid, mapping));
         flags.set(VmFlags::READ, mapping.permissions[0] == b'r');
         Self {
             start: mapping.start.0,
@@ -209,6 +239,7 @@ impl Details {
 /// The plan for another list of mappings, without a look at smaps, which takes long: what was one mapping with them before
 /// says what is known of the new ones.
 pub(crate) fn revise(
+    pid: i32,
     maps: Vec<Mapping>,
     before: Vec<Planned>,
     selection: Selection,
@@ -229,7 +260,7 @@ pub(crate) fn revise(
             let of = |m: &Mapping| (m.permissions[3], m.inode);
             of(&p.mapping) == of(&mapping) && p.mapping.name == mapping.name
         });
-        let mut details = kin.map_or_else(|| Details::of(&mapping), |kin| kin.details);
+        let mut details = kin.map_or_else(|| Details::of(pid, &mapping), |kin| kin.details);
         details.flags.set(VmFlags::READ, mapping.permissions[0] == b'r');
         // It may have been written to since.
         details.is_written = true;
@@ -291,9 +322,10 @@ mod tests {
                 inode: 0,
                 name: b"[vsyscall]".to_vec(),
             };
-            let details = Details::of(&mapping);
+            let pid = std::process::id() as i32;
+            let details = Details::of(pid, &mapping);
             let planned = Planned::new(mapping, details, selection, &memory);
-            let mut pagemap = Pagemap::open(std::process::id() as i32).expect("our own");
+            let mut pagemap = Pagemap::open(pid).expect("our own");
             planned.runs(&mut pagemap).expect("the page map isn't asked")
         };
         assert_eq!(vsyscall(b"--xp"), []);

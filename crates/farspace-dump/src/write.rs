@@ -3,14 +3,13 @@
 use std::ops::ControlFlow;
 
 use farspace::{Extent, Sink};
-use farspace_sys::memory::Memory;
 use farspace_sys::{RemoteAddr, RemoteIoVec};
 
 use crate::dirty::PageSet;
 use crate::origin::Origin;
 use crate::output::Output;
 use crate::place::Place;
-use crate::plan::{self, Planned};
+use crate::plan::{self, Planned, Route};
 use crate::{Error, Progress, Result};
 
 const PAGE: u64 = 4096;
@@ -43,10 +42,9 @@ impl<'a> Writer<'a> {
         let start = planned.mapping.start;
         let mut missing = 0;
         for runs in runs.chunks(RUNS) {
-            missing += if planned.traits.is_unreadable {
-                self.by_memory(&origin.memory, runs, start, offset)?
-            } else {
-                self.runs(origin, runs, start, offset)?
+            missing += match planned.traits.route() {
+                Route::Any => self.runs(origin, runs, start, offset)?,
+                route => self.copied(origin, route, runs, start, offset)?,
             };
         }
         if missing > 0 {
@@ -104,16 +102,17 @@ impl<'a> Writer<'a> {
             let Some((stuck, _)) = transfer.stopped else { break };
             let page = RemoteAddr(stuck.0 & !(PAGE - 1));
             missing +=
-                self.by_memory(&origin.memory, &[RemoteIoVec { base: page, len: PAGE }], start, offset)?;
+                self.copied(origin, Route::Tracer, &[RemoteIoVec { base: page, len: PAGE }], start, offset)?;
             left = plan::after(&left, RemoteAddr(page.0 + PAGE));
         }
         Ok(missing)
     }
 
     /// Copies the runs page by page where they resist; returns the bytes that couldn't be had.
-    fn by_memory(
+    pub(crate) fn copied(
         &mut self,
-        memory: &Memory,
+        origin: &Origin<'_>,
+        route: Route,
         runs: &[RemoteIoVec],
         start: RemoteAddr,
         offset: u64,
@@ -124,7 +123,7 @@ impl<'a> Writer<'a> {
             let mut at = run.base.0;
             while at < run.base.0 + run.len {
                 let want = (run.base.0 + run.len - at).min(buffer.len() as u64) as usize;
-                let n = memory.read(RemoteAddr(at), &mut buffer[..want]).unwrap_or(0);
+                let n = origin.copy(route, RemoteAddr(at), &mut buffer[..want]);
                 if n == 0 {
                     missing += PAGE.min(want as u64);
                     self.unreadable.insert(at..at + PAGE.min(want as u64));

@@ -4,9 +4,13 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use rustix::fs::statfs;
 use rustix::io::Errno;
 
 use crate::{Error, RemoteAddr, Result};
+
+/// Beginning of the name of a mapping made with MAP_ANONYMOUS and MAP_HUGETLB.
+pub const ANON_HUGEPAGE: &[u8] = b"/anon_hugepage";
 
 /// The lines of /proc/PID/status that decide how a process can be visited.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +27,8 @@ pub struct Status {
     pub no_memory: bool,
     /// The pid in each pid namespace, outermost first.
     pub ns_pids: Vec<i32>,
+    /// Memory from a pool of huge pages (hugetlbfs) that is mapped, in KiB.
+    pub hugetlb_kib: u64,
 }
 
 /// Reads [`Status`] for a process or a thread.
@@ -45,6 +51,7 @@ pub fn status(pid: i32) -> Result<Status> {
         seccomp: field("Seccomp").parse().unwrap_or(0),
         no_memory: field("VmSize").is_empty(),
         ns_pids: field("NSpid").split_whitespace().filter_map(|n| n.parse().ok()).collect(),
+        hugetlb_kib: field("HugetlbPages").split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0),
     })
 }
 
@@ -171,6 +178,26 @@ impl Mapping {
 pub fn mappings(pid: i32) -> Result<Vec<Mapping>> {
     let text = fs::read(format!("/proc/{pid}/maps")).map_err(|e| error(pid, "list the mappings", &e))?;
     Ok(text.split(|&b| b == b'\n').filter_map(parse_mapping).collect())
+}
+
+/// True for a mapping of pages from a pool of huge pages (hugetlbfs), with a file of the user's or of the kernel's. Of a
+/// user's file only who may follow links in /proc/PID/map_files (CAP_CHECKPOINT_RESTORE) is told.
+pub fn is_hugetlb(pid: i32, mapping: &Mapping) -> bool {
+    /// HUGETLBFS_MAGIC (statfs(2)).
+    const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
+    /// The smallest huge page.
+    const HUGE: u64 = 2 << 20;
+    if mapping.inode == 0 {
+        return false;
+    }
+    if mapping.name.starts_with(ANON_HUGEPAGE) {
+        return true;
+    }
+    if !mapping.start.0.is_multiple_of(HUGE) || !mapping.len_bytes().is_multiple_of(HUGE) {
+        return false;
+    }
+    let link = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start.0, mapping.end.0);
+    statfs(link).is_ok_and(|found| found.f_type as u64 == HUGETLBFS_MAGIC)
 }
 
 fn parse_mapping(line: &[u8]) -> Option<Mapping> {

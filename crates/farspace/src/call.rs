@@ -25,7 +25,8 @@ pub enum TargetId<'a> {
 ///
 /// Waits only for the first free slot of the pipe, then inserts what fits: short counts are normal. The bytes
 /// are those of the page during or after the call; a later write by the target may still show until the pipe
-/// is drained. On a stock kernel each call attaches to the target and detaches again; [`Target`](crate::Target) does that
+/// is drained. A page from a pool of huge pages (hugetlbfs) that the target drops is missing in the pool until then. On a
+/// stock kernel each call attaches to the target and detaches again; [`Target`](crate::Target) does that
 /// once.
 ///
 /// # Errors

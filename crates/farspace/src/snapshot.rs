@@ -19,7 +19,8 @@ use crate::{Error, Result};
 ///
 /// It may outlive the handle that made it: the target is left when both are dropped.
 ///
-/// Its pages are mapped into pipes, never written to and never unshared. Dropped, the child ends and is reaped.
+/// Its pages are mapped into pipes, never written to and never unshared. Private memory from a pool of huge pages
+/// (hugetlbfs) isn't in it. Dropped, the child ends and is reaped.
 #[derive(Debug)]
 pub struct Snapshot {
     target: i32,
@@ -39,7 +40,28 @@ impl Snapshot {
         snapshot.pid = process::pid_in_namespace(agent.agent_pid(), &status, ns_pid)
             .ok_or_else(|| Error::new("find the snapshot", target, Errno::SRCH))?;
         snapshot.memory = Some(Memory::open(snapshot.pid)?);
+        if status.hugetlb_kib > 0 {
+            snapshot.leave_the_pool()?;
+        }
         Ok(snapshot)
+    }
+
+    /// Unmaps private memory from a pool of huge pages. While the child shared it, each write of the target would take another
+    /// page from the pool: one that isn't there, or that somebody else counts on.
+    fn leave_the_pool(&self) -> Result<()> {
+        for mapping in process::mappings(self.pid)? {
+            if mapping.permissions[3] == b'p' && process::is_hugetlb(self.pid, &mapping) {
+                let args = [mapping.start.0, mapping.len_bytes(), 0, 0, 0, 0];
+                let result = self.agent.snapshot_channel().syscall(libc::SYS_munmap as u64, args)?;
+                if let Some(errno) = u16::try_from(-result).ok().filter(|&errno| errno > 0) {
+                    let errno = Errno::from_raw_os_error(i32::from(errno));
+                    return Err(
+                        Error::new("unmap huge pages in the snapshot", self.target, errno).at(mapping.start)
+                    );
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The child's pid, under which /proc shows the frozen address space.

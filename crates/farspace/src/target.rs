@@ -202,7 +202,8 @@ impl Target {
 
     /// Moves ranges of the target into a sink. `progress` is given the bytes of each step.
     ///
-    /// Stops at the first page that can't be had and says where: [`Transfer::stopped`].
+    /// Stops at the first page that can't be had and says where: [`Transfer::stopped`]. Until a page has left the pipe, and the
+    /// socket, it is referred to: of a pool of huge pages (hugetlbfs), it is missing there if the target drops it.
     ///
     /// # Errors
     ///

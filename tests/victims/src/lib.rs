@@ -38,6 +38,7 @@ mod holes;
 mod mapper;
 mod memory;
 mod nproc;
+mod pool;
 mod reaper;
 mod region;
 mod room;
@@ -73,6 +74,7 @@ const VICTIMS: &[(&str, &str, Main)] = &[
     ("mapper", "[--seed N] [--children N]", mapper::main),
     ("memory", "[NAME[:LEN[K|M|G]]...]", memory::main),
     ("nproc", "", nproc::main),
+    ("pool", "--pages N [--noreserve N]", pool::main),
     ("reaper", "subreaper|pidns", reaper::main),
     ("seccomp", "kill|errno|strict", seccomp::main),
     ("sigchld", "handler|ignore|nocldwait", children::sigchld),

@@ -386,8 +386,7 @@ impl<'a> Tree<'a> {
                 let mut tell = self.teller();
                 let mut to = To { place: &place, progress: &mut tell };
                 let Member { job, target, .. } = &mut member;
-                let forked =
-                    fork.map_or(Ok(()), |fork| run.copy_fork(job, target, fork, &rest, gather, &mut to));
+                let forked = fork.map_or(Ok(()), |fork| run.copy_fork(job, target, fork, &rest, &mut to));
                 let written = forked.and_then(|()| run.complete(job, *rest, gather, &to));
                 drop(tell);
                 (place, written)

@@ -15,7 +15,7 @@ use crate::capture::job::To;
 use crate::dirty::PageSet;
 use crate::origin::Origin;
 use crate::place::Place;
-use crate::plan::Planned;
+use crate::plan::{Planned, Route};
 use crate::write::Writer;
 use crate::{Progress, Result};
 
@@ -111,17 +111,17 @@ impl Copier {
     }
 
     /// Copies from a snapshot, not by process_vm_readv, which would unshare its pages.
-    pub(super) fn forked(
-        &mut self,
-        to: &mut To<'_>,
-        origin: &mut Origin<'_>,
-        gather: &mut Gather,
-        work: &Work,
-    ) -> Result<()> {
+    pub(super) fn forked(&mut self, to: &mut To<'_>, origin: &mut Origin<'_>, work: &Work) -> Result<()> {
         self.done.total_bytes += work.bytes;
         to.place.extend(self.places.end())?;
-        self.spliced(to, origin, work.runs.iter().filter(|run| !run.is_unreadable))?;
-        self.gathered(to, origin, gather, work.runs.iter().filter(|run| run.is_unreadable), LIVE)?;
+        self.spliced(to, origin, work.runs.iter().filter(|run| run.route == Route::Any))?;
+        let mut writer = Writer::new(to.place, &mut *to.progress, self.done);
+        for run in work.runs.iter().filter(|run| run.route != Route::Any) {
+            let range = run.piece.range;
+            writer.copied(origin, run.route, &[range], range.base, run.piece.offset)?;
+        }
+        self.done = writer.done;
+        self.unreadable.add(&writer.unreadable);
         self.note(work);
         Ok(())
     }
@@ -136,7 +136,7 @@ impl Copier {
         limit: usize,
     ) -> Result<()> {
         to.place.extend(self.places.end())?;
-        let is_long = |run: &Run| run.piece.range.len >= LONG && !run.is_unreadable;
+        let is_long = |run: &Run| run.piece.range.len >= LONG && run.route == Route::Any;
         self.spliced(to, origin, work.runs.iter().filter(|run| is_long(run)))?;
         self.gathered(to, origin, gather, work.runs.iter().filter(|run| !is_long(run)), limit)
     }

@@ -13,6 +13,7 @@ use super::places::Piece;
 use crate::Result;
 use crate::dirty::PageSet;
 use crate::place::{Held, Place};
+use crate::plan::Route;
 
 const PAGE: u64 = 4096;
 /// Ranges that one process_vm_readv(2) takes (UIO_MAXIOV).
@@ -22,8 +23,7 @@ const MAX_IOV: usize = 1024;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run {
     pub(super) piece: Piece,
-    /// PROT_NONE or write-only: only a tracer's route reads it.
-    pub(super) is_unreadable: bool,
+    pub(super) route: Route,
 }
 
 /// Whose bytes they are.
@@ -83,7 +83,7 @@ impl Gather {
                 break;
             }
             let runs = &runs[taken..taken + batch];
-            if runs[0].is_unreadable {
+            if runs[0].route != Route::Any {
                 self.by_memory(whose, runs[0].piece)?;
             } else {
                 self.by_readv(whose, runs)?;
@@ -98,12 +98,12 @@ impl Gather {
         let mut room = limit.saturating_sub(self.used) as u64;
         let mut nr = 0;
         for run in runs.iter().take(MAX_IOV) {
-            if run.piece.range.len > room || run.is_unreadable && nr > 0 {
+            if run.piece.range.len > room || run.route != Route::Any && nr > 0 {
                 break;
             }
             room -= run.piece.range.len;
             nr += 1;
-            if run.is_unreadable {
+            if run.route != Route::Any {
                 break;
             }
         }

@@ -156,7 +156,7 @@ impl Job<'_> {
         }
         self.course.missed = missed;
         if let Some(snapshot) = snapshot {
-            run.copy_fork(self, target, snapshot, &rest, &mut gather, to)?;
+            run.copy_fork(self, target, snapshot, &rest, to)?;
         }
         let parts = &mut self.course.stop_parts;
         parts.threads_ns = nanos(stop).saturating_sub(parts.registers_ns + parts.scan_ns + parts.copy_ns);
@@ -213,7 +213,7 @@ impl Convergence {
 
     fn revise(&mut self, job: &Job<'_>, maps: Vec<process::Mapping>) {
         let before = std::mem::take(&mut self.planned);
-        self.planned = plan::revise(maps, before, job.selection, &self.memory);
+        self.planned = plan::revise(job.pid, maps, before, job.selection, &self.memory);
     }
 
     /// What is still to be copied of a target that stands still.
@@ -270,7 +270,6 @@ impl Convergence {
         target: &mut Target,
         snapshot: Snapshot,
         rest: &Rest,
-        gather: &mut Gather,
         to: &mut To<'_>,
     ) -> Result<()> {
         let planned = &rest.planned;
@@ -280,7 +279,7 @@ impl Convergence {
             })
         });
         let mut origin = Origin::snapshot(snapshot)?;
-        self.copier.forked(to, &mut origin, gather, &own)?;
+        self.copier.forked(to, &mut origin, &own)?;
         drop(origin);
         for planned in planned.iter().filter(|p| p.dumped_bytes > 0) {
             if planned.traits.is_shared && planned.mapping.permissions[1] == b'w' {
@@ -291,7 +290,7 @@ impl Convergence {
             }
         }
         let mut origin = Origin::target(target, Memory::open(job.pid)?)?;
-        self.copier.forked(to, &mut origin, gather, &others)
+        self.copier.forked(to, &mut origin, &others)
     }
 
     /// Ends the watching, without a core.

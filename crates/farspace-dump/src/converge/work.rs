@@ -75,6 +75,8 @@ impl Work {
                     work.add(planned, copier, pages.runs());
                 }
                 (false, Moment::Later) => {}
+                // Even a copy refers to the page, for a moment.
+                (false, Moment::First) if planned.traits.is_hugetlb => {}
                 _ => work.add(planned, copier, planned.runs(pagemap)?.into_iter()),
             }
         }
@@ -85,7 +87,7 @@ impl Work {
         for run in runs {
             for piece in copier.places.pieces(run) {
                 self.bytes += piece.range.len;
-                self.runs.push(Run { piece, is_unreadable: planned.traits.is_unreadable });
+                self.runs.push(Run { piece, route: planned.traits.route() });
             }
         }
     }

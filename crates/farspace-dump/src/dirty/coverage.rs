@@ -1,6 +1,6 @@
 //! Which mappings can be watched.
 
-use farspace_sys::process::Mapping;
+use farspace_sys::process::{ANON_HUGEPAGE, Mapping};
 
 /// What watching a mapping can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,10 @@ pub fn coverage(mapping: &Mapping) -> Coverage {
     }
     match mapping.name.as_slice() {
         name if name.starts_with(b"[v") => Coverage::None("the kernel's"),
+        // The kernel's marks of its pages can't be told from others.
+        name if name.starts_with(ANON_HUGEPAGE) => {
+            Coverage::None("can't be watched: from a pool of huge pages")
+        }
         name if mapping.inode != 0 || name.starts_with(b"/") => Coverage::OwnPages,
         _ => Coverage::Full,
     }
@@ -49,7 +53,7 @@ mod tests {
         assert_eq!(of(b"rw-p", 0, b"[heap]"), Coverage::Full);
         assert_eq!(of(b"---p", 0, b""), Coverage::Full);
         assert_eq!(of(b"rw-p", 7, b"/usr/lib/libc.so.6"), Coverage::OwnPages);
-        assert_eq!(of(b"rw-p", 7, b"/anon_hugepage (deleted)"), Coverage::OwnPages);
+        assert!(matches!(of(b"rw-p", 7, b"/anon_hugepage (deleted)"), Coverage::None(_)));
         assert!(matches!(of(b"rw-s", 7, b"/dev/zero (deleted)"), Coverage::None(_)));
         assert!(matches!(of(b"r-xp", 0, b"[vdso]"), Coverage::None(_)));
     }

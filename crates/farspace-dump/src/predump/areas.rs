@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use farspace::Target;
 use farspace_sys::process::{self, Mapping};
-use rustix::fs::statfs;
 
 use crate::Result;
 
@@ -80,28 +79,10 @@ fn kind(pid: i32, mapping: &Mapping) -> Kind {
     match name {
         b"[vdso]" => Kind::Vdso,
         b"[stack]" => Kind::Anonymous { lazy: false },
-        _ if is_hugetlb(pid, mapping) => Kind::Untracked,
+        _ if process::is_hugetlb(pid, mapping) => Kind::Untracked,
         _ if mapping.inode == 0 => Kind::Anonymous { lazy: true },
         _ => Kind::PrivateFile,
     }
-}
-
-/// True for memory of hugetlbfs, with a file of the user's or of the kernel's.
-fn is_hugetlb(pid: i32, mapping: &Mapping) -> bool {
-    /// HUGETLBFS_MAGIC (statfs(2)).
-    const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
-    if mapping.inode == 0 {
-        return false;
-    }
-    if mapping.name.starts_with(b"/anon_hugepage") {
-        return true;
-    }
-    // Only what is aligned to a huge page can be some.
-    if !mapping.start.0.is_multiple_of(2 << 20) || !mapping.len_bytes().is_multiple_of(2 << 20) {
-        return false;
-    }
-    let link = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start.0, mapping.end.0);
-    statfs(link).is_ok_and(|found| found.f_type as u64 == HUGETLBFS_MAGIC)
 }
 
 #[cfg(test)]
