@@ -121,7 +121,7 @@ impl Planned {
             is_unreadable: mapping.permissions[0] != b'r',
             is_hugetlb,
             is_wiped_on_fork: detail.is_wiped_on_fork,
-            is_copied_by_fork: !detail.is_left_out_by_fork && !(is_hugetlb && is_private),
+            is_copied_by_fork: !(detail.is_left_out_by_fork || is_hugetlb && is_private),
         };
         Self { mapping, vma, dumped_bytes, traits, details: detail }
     }
