@@ -75,6 +75,8 @@ pub struct ExecCall {
     pub mask: *const u64,
     /// Bytes of the mask.
     pub sizemask: usize,
+    /// The pointers are to values of the caller's own, and needn't be tried.
+    pub are_references: bool,
 }
 
 /// What [`VARIABLE`] asks for.

@@ -46,7 +46,7 @@ impl Backend for Native {
         if !has_vm_exec() {
             return Err(Errno::NOSYS);
         }
-        let ExecCall { pid, context, flags, info, mask, sizemask } = *call;
+        let ExecCall { pid, context, flags, info, mask, sizemask, are_references: _ } = *call;
         // SAFETY: the kernel checks every pointer; what they point to is the caller's promise.
         match unsafe { libc::syscall(NR_PROCESS_VM_EXEC, pid, context, flags, info, mask, sizemask) } {
             0 => Ok(()),

@@ -17,6 +17,7 @@ use std::os::fd::AsRawFd;
 use farspace_abi::exec::{SigContext, SigInfo};
 use rustix::io::Errno;
 
+use crate::backend::{self, ExecCall};
 use crate::{Error, Result, TargetId};
 
 bitflags::bitflags! {
@@ -51,7 +52,16 @@ pub fn process_vm_exec(
         TargetId::Pid(pid) => Some(pid),
         TargetId::PidFd(_) => None,
     };
+    let call = ExecCall {
+        pid: id,
+        context,
+        flags: flags.bits(),
+        info,
+        mask: &raw const mask,
+        sizemask: 8,
+        are_references: true,
+    };
     // SAFETY: the three pointers are to the caller's own values, which outlive the call.
-    let done = unsafe { raw::process_vm_exec(id, context, flags.bits(), info, &raw const mask, 8) };
+    let done = unsafe { backend::executing().vm_exec(&call) };
     done.map_err(|errno: Errno| Error::new("run code in the address space", named, errno))
 }

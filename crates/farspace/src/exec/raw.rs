@@ -41,8 +41,9 @@ pub unsafe fn process_vm_exec(
     mask: *const u64,
     sizemask: usize,
 ) -> Result<(), Errno> {
+    let call = ExecCall { pid, context, flags, info, mask, sizemask, are_references: false };
     // SAFETY: as this function's.
-    unsafe { backend::executing().vm_exec(&ExecCall { pid, context, flags, info, mask, sizemask }) }
+    unsafe { backend::executing().vm_exec(&call) }
 }
 
 /// Leaves the targets that calls of [`process_vm_exec`] keep attached, but for those in which one runs.

@@ -42,8 +42,8 @@ pub(crate) unsafe fn vm_exec(call: &ExecCall) -> Result<(), Errno> {
             table::attached(pid)?
         };
         attachment.syscall(&mut context.registers)?;
-        // SAFETY: the caller's promise for `context`.
-        return unsafe { own::write(&[(call.context as u64, bytes_of(&context.registers))]) };
+        // SAFETY: as this function's.
+        return unsafe { write(call, &context.registers, None) };
     }
     context.check()?;
     let mut vector = match context.registers.fpstate {
@@ -64,12 +64,11 @@ pub(crate) unsafe fn vm_exec(call: &ExecCall) -> Result<(), Errno> {
             let second = address.wrapping_add(extended.start as u64);
             own::write(&[(*address, &state.bytes()[legacy]), (second, &state.bytes()[extended])])?;
         }
-        let registers = (call.context as u64, bytes_of(&context.registers));
         if matches!(outcome, Outcome::Interrupted) {
-            own::write(&[registers])?;
+            write(call, &context.registers, None)?;
             return Err(Errno::INTR);
         }
-        own::write(&[registers, (call.info as u64, &context.info.bytes)])
+        write(call, &context.registers, Some(&context.info))
     }
 }
 
@@ -106,12 +105,43 @@ fn target(pid: i32, flags: ExecFlags) -> Result<i32, Errno> {
 
 fn read(call: &ExecCall) -> Result<(Context, u64), Errno> {
     let mut context = Context::default();
+    if call.are_references {
+        // SAFETY: valid for reads, and nobody else's meanwhile.
+        let mask = unsafe {
+            context.registers = *call.context;
+            *call.mask
+        };
+        return Ok((context, mask & !UNMASKABLE));
+    }
     let mut mask = [0; SET_BYTES];
     let registers = &raw mut context.registers;
     // SAFETY: the structure is exclusive, has no padding (asserted in farspace-abi), and any bytes are a value.
     let registers = unsafe { std::slice::from_raw_parts_mut(registers.cast(), size_of::<SigContext>()) };
     own::read(&mut [(call.context as u64, registers), (call.mask as u64, &mut mask)])?;
     Ok((context, u64::from_ne_bytes(mask) & !UNMASKABLE))
+}
+
+/// Writes what the caller gets back.
+///
+/// # Safety
+///
+/// As [`vm_exec`].
+unsafe fn write(call: &ExecCall, registers: &SigContext, info: Option<&SigInfo>) -> Result<(), Errno> {
+    // SAFETY: the caller's promise; references are valid for writes, and nobody else's meanwhile.
+    unsafe {
+        if call.are_references {
+            *call.context = *registers;
+            if let Some(info) = info {
+                *call.info = *info;
+            }
+            return Ok(());
+        }
+        let registers = (call.context as u64, bytes_of(registers));
+        match info {
+            None => own::write(&[registers]),
+            Some(info) => own::write(&[registers, (call.info as u64, &info.bytes)]),
+        }
+    }
 }
 
 fn read_vector(address: u64) -> Result<Vector, Errno> {

@@ -47,6 +47,7 @@ pub(super) fn syscall(pidfd: BorrowedFd<'_>, nr: u64, args: [u64; 6]) -> Result<
         info: &raw mut info,
         mask: &raw const mask,
         sizemask: size_of::<u64>(),
+        are_references: true,
     };
     // SAFETY: all three are locals. Numbers of descriptors among the arguments are the caller's own, as for the call
     // that is made.
