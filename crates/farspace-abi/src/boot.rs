@@ -24,7 +24,7 @@ pub struct BootContext {
     pub helper_pid: i64,
     /// Result of cloning the agent (pid in the target's pid namespace or `-errno`); 0 until then.
     pub agent_pid: i64,
-    /// 1 once the borrowed thread has done its part.
+    /// [`THREAD_DONE`] once the borrowed thread has done its part, [`THREAD_LEFT`] once it leaves the region.
     pub thread_done: u32,
     /// 1 once the agent has its socket pair, or `-errno` as an unsigned number.
     pub agent_ready: u32,
@@ -66,6 +66,11 @@ pub const RESUME_REGISTERS: [&str; 9] = ["rax", "rcx", "rdx", "rsi", "rdi", "r8"
 /// Result in [`BootContext::helper_pid`] where orphans come back to the target and the agent can't be a thread:
 /// EOPNOTSUPP.
 pub const NOT_IN_A_REAPER: i64 = -95;
+/// In [`BootContext::thread_done`]: the borrowed thread waits to be taken back. It may be stopped there, for as long as a host
+/// gets no CPU that is about to take it back.
+pub const THREAD_DONE: u32 = 1;
+/// In [`BootContext::thread_done`]: it goes on by itself, or is taken back.
+pub const THREAD_LEFT: u32 = 2;
 /// How long the agent waits for the host's first message before it removes itself, in milliseconds.
 pub const HELLO_TIMEOUT_MS: i32 = 1_000;
 /// Descriptors in the host's first message, in order: mailbox memfd, doorbells to the agent (one for each

@@ -7,7 +7,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use farspace_abi::boot::{
-    AGENT_SOCKET_FD, BootContext, HELLO_FDS, HELLO_TIMEOUT_MS, HOST_SOCKET_FD, placement,
+    AGENT_SOCKET_FD, BootContext, HELLO_FDS, HELLO_TIMEOUT_MS, HOST_SOCKET_FD, THREAD_LEFT, placement,
 };
 use farspace_abi::mailbox::{self, Mailbox, SHARED_BYTES};
 use farspace_abi::region::{CODE_BYTES, CONTEXT_OFFSET, PRIVATE_BYTES, REGION_BYTES};
@@ -175,8 +175,8 @@ pub(crate) unsafe fn is_home(context: *const BootContext) -> bool {
     }
 }
 
-/// Waits until the borrowed thread has left the region: it says so just before its last wait, which ends when
-/// the host takes it back or after `go_timeout`. The host takes it back before it says hello.
+/// Waits until the borrowed thread has left the region. It says so when nobody takes it back in `go_timeout`, and the host
+/// does when it takes it back. A host that gets no CPU may hold it stopped in there meanwhile.
 unsafe fn wait_for_thread(context: *const BootContext) {
     // SAFETY: the context page belongs to the region and is mapped as long as the agent lives.
     unsafe {
@@ -186,7 +186,7 @@ unsafe fn wait_for_thread(context: *const BootContext) {
         let pause = [0i64, 10_000_000];
         let [process, thread] =
             ptr::read_volatile(context.byte_add(offset_of!(BootContext, thread)).cast::<[i32; 2]>());
-        while done.load(Ordering::Acquire) == 0 {
+        while done.load(Ordering::Acquire) != THREAD_LEFT {
             // Dead, or another program by now: then it never comes.
             let own = syscall(nr::GETTID, [0; 6]) as u64;
             if syscall(nr::TGKILL, [process as u64, thread as u64, 0, 0, 0, 0]) < 0
@@ -196,7 +196,7 @@ unsafe fn wait_for_thread(context: *const BootContext) {
             }
             syscall(nr::NANOSLEEP, [pause.as_ptr() as u64, 0, 0, 0, 0, 0]);
         }
-        // Twice the wait of the thread: by then it is through the ten instructions that follow it.
+        // It may have some ten instructions to go.
         syscall(nr::NANOSLEEP, [timeout.as_ptr() as u64, 0, 0, 0, 0, 0]);
         syscall(nr::NANOSLEEP, [timeout.as_ptr() as u64, 0, 0, 0, 0, 0]);
     }

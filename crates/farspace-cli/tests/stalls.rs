@@ -70,3 +70,50 @@ fn while_a_thread_is_borrowed() {
 fn while_the_agent_waits_for_hello() {
     stalls("epoll", 16, 2 * STEP, Duration::from_millis(1200));
 }
+
+/// Longer than an agent waits for its host, before and after each single step of the tracer: strace(1) makes it wait there.
+/// One that runs by itself, and one that does nothing but exec.
+#[test]
+fn at_each_step() {
+    const STEPS: u32 = 24;
+    const AT_ONCE: u32 = 8;
+    const STALL: &str = "1300ms";
+    let visit = |step: u32, when: &str, kind: &str| -> Result<(), String> {
+        let args: &[&str] =
+            if kind == "exec-loop" { &[] } else { &[kind, "--ms", "400", "--late-ms", "60000"] };
+        let name = if kind == "exec-loop" { kind } else { "blocking" };
+        let Some(mut victim) = victim::spawn(name, args) else { return Ok(()) };
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=ptrace", "-e"]);
+        strace.arg(format!("inject=ptrace:delay_{when}={STALL}:when={step}"));
+        strace.arg(env!("CARGO_BIN_EXE_farspace"));
+        strace.args(["syscall", &victim.pid().to_string(), "msync", "0", "0", "0"]);
+        let run = strace.stdin(Stdio::null()).output().expect("strace starts");
+        let ended = if kind == "exec-loop" {
+            victim.finish()
+        } else {
+            victim.release().and_then(|_| victim.finish())
+        };
+        let context = format!("{kind}, delay_{when}, step {step}");
+        ended.map_err(|failure| format!("{context}: {failure}"))?;
+        // Each attempt is stalled at the same step, and a program that is another one a moment later may not be there to be asked.
+        let stderr = String::from_utf8_lossy(&run.stderr);
+        if run.status.success() || stderr.contains("in time") || kind == "exec-loop" {
+            return Ok(());
+        }
+        Err(format!("{context}: {}: {stderr}", run.status))
+    };
+    let mut harmed = Vec::new();
+    for first in (1..=STEPS).step_by(AT_ONCE as usize) {
+        std::thread::scope(|scope| {
+            let visits: Vec<_> = (first..first + AT_ONCE)
+                .flat_map(|step| ["enter", "exit"].map(|when| (step, when)))
+                .flat_map(|(step, when)| ["epoll", "exec-loop"].map(|kind| (step, when, kind)))
+                .map(|(step, when, kind)| scope.spawn(move || visit(step, when, kind)))
+                .collect();
+            let done = visits.into_iter().map(|visit| visit.join().expect("no panic"));
+            harmed.extend(done.filter_map(Result::err));
+        });
+    }
+    assert!(harmed.is_empty(), "{}", harmed.join("\n"));
+}

@@ -184,19 +184,10 @@ impl Borrowed {
 ///
 /// Gone; refused: 32-bit.
 pub fn hide_stop(pid: i32, thread: &Stopped) -> Result<Registers> {
-    let mut registers = thread.registers().map_err(|e| match e.errno {
+    thread.hide().map_err(|e| match e.errno {
         Errno::OPNOTSUPP => Error::refused(pid, Refusal::Not64Bit),
         _ => e.into(),
-    })?;
-    if !registers.is_64_bit() {
-        return Err(Error::refused(pid, Refusal::Not64Bit));
-    }
-    let found = registers;
-    // The EINTR of a thread that was stopped by a signal before is that signal's, for the program to see.
-    if !thread.is_group_stop() && registers.restart_instead_of_eintr() {
-        thread.set_registers(&registers)?;
-    }
-    Ok(found)
+    })
 }
 
 /// Leads a thread that was stopped inside a restartable sequence to its abort handler.

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use farspace_abi::boot::{BootContext, HOST_SOCKET_FD, NOT_IN_A_REAPER, placement};
+use farspace_abi::boot::{BootContext, HOST_SOCKET_FD, NOT_IN_A_REAPER, THREAD_LEFT, placement};
 use farspace_abi::mailbox;
 use farspace_abi::region::MAGIC;
 use farspace_sys::memory::Memory;
@@ -56,7 +56,7 @@ pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Resu
         borrow::borrow(pid, if keeper.is_some() { SUSPEND_SECCOMP } else { 0 }, Instant::now() + timeout)?;
     // Another program by now: it has other random bytes, or none there.
     if let Some(at) = region.random
-        && borrowed.thread.peek(at).ok() != memory.read_u64(at).ok()
+        && borrowed.thread.peek(at)? != memory.read_u64(at)?
     {
         return Err(Error::host(pid, Errno::AGAIN));
     }
@@ -135,7 +135,7 @@ fn lock(pidfd: &OwnedFd, deadline: Instant, pid: i32) -> Result<()> {
 
 /// The agent that was placed isn't there any more: nobody said hello in time, or the target has ended.
 fn lost(pid: i32) -> Error {
-    Error::Agent { pid, operation: "start", errno: Errno::TIMEDOUT }
+    Error::Agent { pid, operation: "start in time (a very busy machine? try again)", errno: Errno::TIMEDOUT }
 }
 
 /// What is known of the target while the agent is placed.
@@ -180,8 +180,8 @@ impl Visit<'_> {
         let running = thread.resume_without_signal()?;
         // From here on the thread gets through by itself, whatever happens to this process.
         let look = || {
-            let context = BootContext::read(memory, region.context())?;
-            Ok((context.thread_done == 1).then_some(context))
+            let context = self.context()?;
+            Ok((context.thread_done != 0).then_some(context))
         };
         let tid = running.tid();
         running.leave_to_events();
@@ -199,19 +199,23 @@ impl Visit<'_> {
             // It wasn't taken back in time and goes on by itself: this stop must be hidden like the first.
             borrow::hide_stop(pid, &thread)?;
         }
-        let done = done?;
-        let context = BootContext::read(memory, region.context())?;
-        if done.is_none() && context.thread_done == 0 {
+        let context = self.context();
+        if context.as_ref().is_ok_and(|context| context.thread_done == 0) {
             // It goes through by itself; taken back in the middle, it would miss the rest.
             thread.detach()?;
-            return Err(lost(pid));
+            return Err(done.err().unwrap_or_else(|| lost(pid)));
         }
+        // Before anything else can fail: an agent that is on its own takes the region away. Nor does it before this; a host
+        // that is killed in between leaves the thread to get through by itself.
         let resume = if is_inside {
+            let _ = memory.write(region.thread_done(), &THREAD_LEFT.to_ne_bytes());
             thread.set_registers(&resume)?;
             resume
         } else {
             thread.registers()?
         };
+        done?;
+        let context = context?;
         let failed = [context.helper_pid, context.agent_pid].into_iter().find(|result| *result < 0);
         if let Some(result) = failed {
             let again = Borrowed { thread, resume, since, near };
@@ -221,6 +225,15 @@ impl Visit<'_> {
         thread.detach()?;
         let held = since.elapsed();
         Ok((self.wait_ready(deadline)?, held))
+    }
+
+    /// What the thread and the agent have noted.
+    fn context(&self) -> Result<BootContext> {
+        BootContext::read(self.memory, self.region.context()).map_err(|error| match &error {
+            // An agent that was left alone for too long has taken the region away.
+            Error::Sys(e) if e.errno == Errno::IO => lost(self.pid),
+            _ => error,
+        })
     }
 
     /// Why there is no agent.
@@ -253,9 +266,9 @@ impl Visit<'_> {
     }
 
     fn wait_ready(&self, deadline: Instant) -> Result<BootContext> {
-        let Self { pid, memory, region, .. } = *self;
+        let pid = self.pid;
         let look = || {
-            let context = BootContext::read(memory, region.context())?;
+            let context = self.context()?;
             Ok((context.agent_ready != 0 && context.agent_pid != 0).then_some(context))
         };
         let ready =

@@ -1,5 +1,6 @@
 //! The region in the target: where it is, what an earlier visit may have left there, mapping and unmapping it.
 
+use std::mem::offset_of;
 use std::time::{Duration, Instant};
 
 use farspace_abi::boot::BootContext;
@@ -61,6 +62,11 @@ impl Region {
 
     pub(crate) fn context(self) -> RemoteAddr {
         RemoteAddr(self.at.0 + CONTEXT_OFFSET as u64)
+    }
+
+    /// Where [`BootContext::thread_done`] is.
+    pub(crate) fn thread_done(self) -> RemoteAddr {
+        RemoteAddr(self.context().0 + offset_of!(BootContext, thread_done) as u64)
     }
 
     /// True for an address inside.

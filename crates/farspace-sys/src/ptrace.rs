@@ -28,6 +28,9 @@ const NAP: Duration = Duration::from_micros(50);
 /// How long a thread is waited for at least: the deadline may be over when it is asked, for want of a CPU here.
 const AT_LEAST: Duration = Duration::from_millis(20);
 
+/// How long one is waited for that only needs a CPU.
+const STARVED: Duration = Duration::from_secs(5);
+
 /// How long a thread that runs or dies is waited for when it is let go.
 const LETTING_GO: Duration = Duration::from_secs(1);
 
@@ -133,15 +136,28 @@ impl Running {
         }
     }
 
-    /// Waits for the stop that [`Running::interrupt`] asked for; a signal that comes first is delivered.
+    /// Waits for the stop that [`Running::interrupt`] asked for; a signal that comes first is delivered. A thread that only
+    /// needs a CPU for it is given more time: let go before, it would see its call interrupted.
     ///
     /// # Errors
     ///
     /// As [`Running::wait`].
     pub fn wait_interrupted(self, deadline: Instant) -> Result<Stopped> {
+        let last = deadline.max(Instant::now() + STARVED);
         let mut running = self;
         loop {
-            let stopped = running.wait(deadline)?;
+            let this = ManuallyDrop::new(running);
+            let stopped = match wait(this.tid, deadline) {
+                Ok(Status::Stop { signal, event }) => {
+                    Stopped { tid: this.tid, signal, event, _not_send: PhantomData }
+                }
+                Ok(Status::Gone) => return Err(Error::new("stop a thread", this.tid, Errno::SRCH)),
+                Err(e) if e.errno == Errno::TIMEDOUT && is_runnable(this.tid) && Instant::now() < last => {
+                    running = ManuallyDrop::into_inner(this);
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
             if stopped.event == EVENT_STOP {
                 return Ok(stopped);
             }
@@ -155,7 +171,10 @@ impl Drop for Running {
         // Only a stopped thread can be let go.
         if self.interrupt().is_ok() {
             let deadline = Instant::now() + LETTING_GO;
-            drop(Self { tid: self.tid, _not_send: PhantomData }.wait_interrupted_quietly(deadline));
+            let stopped = Self { tid: self.tid, _not_send: PhantomData }.wait_interrupted_quietly(deadline);
+            if let Some(stopped) = stopped.filter(|stopped| stopped.event == EVENT_STOP) {
+                let _ = stopped.hide();
+            }
         } else {
             let_go_of_killed(self.tid);
         }
@@ -235,6 +254,25 @@ impl Stopped {
         let mut iov =
             libc::iovec { iov_base: (&raw mut copy).cast(), iov_len: size_of::<libc::user_regs_struct>() };
         request(libc::PTRACE_SETREGSET, self.tid, NT_PRSTATUS, &raw mut iov as usize, "write registers")
+    }
+
+    /// Hides the stop from the thread: an EINTR becomes a restart, at once, so that it holds even if this process dies
+    /// now. Returns the registers as they were found.
+    ///
+    /// # Errors
+    ///
+    /// As [`Stopped::registers`]; EOPNOTSUPP also: in 32-bit mode.
+    pub fn hide(&self) -> Result<Registers> {
+        let mut registers = self.registers()?;
+        if !registers.is_64_bit() {
+            return Err(Error::new("read 64-bit registers", self.tid, Errno::OPNOTSUPP));
+        }
+        let found = registers;
+        // The EINTR of a thread that was stopped by a signal before is that signal's, for the program to see.
+        if !self.is_group_stop() && registers.restart_instead_of_eintr() {
+            self.set_registers(&registers)?;
+        }
+        Ok(found)
     }
 
     /// The x87 and SSE registers, as `struct user_fpregs_struct` (512 bytes).
@@ -434,6 +472,10 @@ fn let_go_of_killed(tid: i32) {
     while !reap_thread(tid) && Instant::now() < deadline {
         std::thread::sleep(NAP);
     }
+}
+
+fn is_runnable(tid: i32) -> bool {
+    crate::process::status(tid).is_ok_and(|status| status.state == 'R')
 }
 
 /// Whether a traced thread has ended; if so, nobody waits for us to notice.

@@ -10,6 +10,8 @@ use std::fs;
 pub enum Left {
     /// A live agent's mapping; nothing else.
     Agent,
+    /// Nothing that wasn't there at the start, which may have been in the middle of a visit.
+    Less,
     /// Nothing at all.
     Nothing,
 }
@@ -101,10 +103,11 @@ impl Baseline {
         if let Some(mapping) = smaps::newly_tracked(&self.mappings, &now.mappings) {
             return Err(format!("write tracking left armed on {mapping}"));
         }
-        match smaps::difference(&self.mappings, &now.mappings) {
-            text if text.is_empty() => Ok(()),
-            text => Err(format!("mappings changed:{text}")),
+        let mut changes = smaps::added(&self.mappings, &now.mappings);
+        if left == Left::Nothing {
+            changes += &smaps::removed(&self.mappings, &now.mappings);
         }
+        if changes.is_empty() { Ok(()) } else { Err(format!("mappings changed:{changes}")) }
     }
 }
 

@@ -46,20 +46,21 @@ pub(crate) fn read() -> Result<Vec<Mapping>, String> {
     Ok(mappings)
 }
 
-/// What is different now: an empty text if nothing but heap and stack growth.
-pub(crate) fn difference(before: &[Mapping], now: &[Mapping]) -> String {
-    let mut text = String::new();
-    let same = |a: &Mapping, b: &Mapping| {
-        a == b || (a.grows() && a.name == b.name && a.tracked == b.tracked && a.perms == b.perms)
-    };
+/// What wasn't there before; nothing for heap and stack that have grown.
+pub(crate) fn added(before: &[Mapping], now: &[Mapping]) -> String {
     // A heap that appeared with the first allocation is growth too.
-    for m in now.iter().filter(|m| m.name != "[heap]" && !before.iter().any(|b| same(b, m))) {
-        text += &format!(" +{}", describe(m));
-    }
-    for m in before.iter().filter(|m| !now.iter().any(|n| same(m, n))) {
-        text += &format!(" -{}", describe(m));
-    }
-    text
+    let is_new = |m: &&Mapping| m.name != "[heap]" && !before.iter().any(|b| same(b, m));
+    now.iter().filter(is_new).map(|m| format!(" +{}", describe(m))).collect()
+}
+
+/// What isn't there any more.
+pub(crate) fn removed(before: &[Mapping], now: &[Mapping]) -> String {
+    let is_gone = |m: &&Mapping| !now.iter().any(|n| same(m, n));
+    before.iter().filter(is_gone).map(|m| format!(" -{}", describe(m))).collect()
+}
+
+fn same(a: &Mapping, b: &Mapping) -> bool {
+    a == b || (a.grows() && a.name == b.name && a.tracked == b.tracked && a.perms == b.perms)
 }
 
 /// A mapping that is registered with a userfaultfd though it wasn't before.

@@ -22,7 +22,7 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
-use farspace_abi::boot::{BootContext, NOT_IN_A_REAPER, placement};
+use farspace_abi::boot::{BootContext, NOT_IN_A_REAPER, THREAD_DONE, THREAD_LEFT, placement};
 use farspace_abi::region::{DATA_BYTES, PRIVATE_BYTES};
 
 use super::super::life::agent_main;
@@ -163,7 +163,7 @@ global_asm!(
     "mov r10d, 8",
     "mov eax, {sigprocmask}",
     "syscall",
-    "mov dword ptr [rip + farspace_context + {thread_done}], 1",
+    "mov dword ptr [rip + farspace_context + {thread_done}], {done}",
     "mov edi, 0",
     "mov esi, 0",
     "mov edx, 0",
@@ -173,6 +173,7 @@ global_asm!(
     "mov eax, {pselect6}",
     "syscall",
     // Nobody came: restore and go on.
+    "mov dword ptr [rip + farspace_context + {thread_done}], {left}",
     "9:",
     "mov rax, [rip + farspace_context + {resume}]",
     "mov rcx, [rip + farspace_context + {resume} + 8]",
@@ -200,6 +201,8 @@ global_asm!(
     helper_pid = const offset_of!(BootContext, helper_pid),
     agent_pid = const offset_of!(BootContext, agent_pid),
     thread_done = const offset_of!(BootContext, thread_done),
+    done = const THREAD_DONE,
+    left = const THREAD_LEFT,
     go_timeout = const offset_of!(BootContext, go_timeout),
     resume = const offset_of!(BootContext, resume),
     resume_rip = const offset_of!(BootContext, resume_rip),
