@@ -152,7 +152,7 @@ impl Running {
                     Stopped { tid: this.tid, signal, event, _not_send: PhantomData }
                 }
                 Ok(Status::Gone) => return Err(Error::new("stop a thread", this.tid, Errno::SRCH)),
-                Err(e) if e.errno == Errno::TIMEDOUT && is_runnable(this.tid) && Instant::now() < last => {
+                Err(e) if e.errno == Errno::TIMEDOUT && will_stop(this.tid) && Instant::now() < last => {
                     running = ManuallyDrop::into_inner(this);
                     continue;
                 }
@@ -474,8 +474,9 @@ fn let_go_of_killed(tid: i32) {
     }
 }
 
-fn is_runnable(tid: i32) -> bool {
-    crate::process::status(tid).is_ok_and(|status| status.state == 'R')
+/// Whether a thread that was asked to stop only needs a CPU for that, or has just done it.
+fn will_stop(tid: i32) -> bool {
+    crate::process::status(tid).is_ok_and(|status| status.state != 'D')
 }
 
 /// Whether a traced thread has ended; if so, nobody waits for us to notice.
