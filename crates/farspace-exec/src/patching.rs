@@ -159,8 +159,9 @@ impl Inner {
         if patching.patches.commit(plan).is_err() {
             return Ok(false);
         }
-        self.write_steps(&[steps])?;
+        // Before the first step: who traps in the middle of this looks for it, and waits for the lock.
         self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.write_steps(&[steps])?;
         Ok(true)
     }
 

@@ -1,6 +1,6 @@
 //! Sites that are rewritten while guests run.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use farspace_exec::{Engine, Event, Protection, Reg, RemoteAddr, Route, Space, Syscall, Vcpu};
@@ -159,6 +159,30 @@ fn other_vcpus_run_through_code_that_is_rewritten() {
         });
     });
     assert!(patched.into_inner() > 0);
+}
+
+/// Who traps at the first byte of the first patch of all takes that for what it is.
+#[test]
+fn others_are_in_the_middle_of_the_first_patch() {
+    let engine = Engine::new().expect("an engine");
+    for _ in 0..200 {
+        let space = engine.space().expect("a space");
+        space.map_anonymous(CODE, 0x1000, RX).expect("map");
+        space.write(CODE, &LOOP).expect("write");
+        let is_patched = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                let mut vcpu = space.vcpu().expect("a vCPU");
+                vcpu.set_reg(Reg::Rip, CODE.0).expect("set");
+                let is_patched = &is_patched;
+                scope.spawn(move || {
+                    while call(&mut vcpu).route != Route::Patched && !is_patched.load(Ordering::Relaxed) {}
+                    is_patched.store(true, Ordering::Relaxed);
+                    call(&mut vcpu);
+                });
+            }
+        });
+    }
 }
 
 #[test]
