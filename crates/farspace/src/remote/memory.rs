@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use farspace_abi::{RemoteAddr, RemoteIoVec};
 use farspace_sys::pipe;
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, MprotectFlags, MremapFlags, ProtFlags};
 
@@ -70,6 +71,8 @@ impl Target {
         const WHAT: &str = "copy the memory";
         let error = |errno| Error::new(WHAT, self.pid(), errno).at(at);
         let (read, write, room) = pipe::with_room(into.len()).map_err(error)?;
+        // What the call has returned lies in memory that the target can write to.
+        fcntl_setfl(&read, OFlags::NONBLOCK).map_err(error)?;
         // An empty pipe takes it all at once.
         let len = into.len().min(room);
         let none = Arg::Word(0);
@@ -77,9 +80,10 @@ impl Target {
         let written = self.make(WHAT, libc::SYS_write, args, at)?;
         let mut done = 0;
         while (done as u64) < written && done < len {
-            match rustix::io::read(&read, &mut into[done..len]).map_err(error)? {
-                0 => break,
-                n => done += n,
+            match rustix::io::read(&read, &mut into[done..len]) {
+                Ok(0) | Err(Errno::AGAIN) => break,
+                Ok(n) => done += n,
+                Err(errno) => return Err(error(errno)),
             }
         }
         Ok(done)
