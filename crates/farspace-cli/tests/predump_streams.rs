@@ -15,6 +15,8 @@ mod place;
 #[path = "common/run.rs"]
 #[expect(dead_code, reason = "all runs are of commands that were made elsewhere")]
 mod run;
+#[path = "common/stopped.rs"]
+mod stopped;
 #[path = "common/stream.rs"]
 #[expect(dead_code, reason = "nothing is dumped here")]
 mod stream;
@@ -68,7 +70,7 @@ fn assert_same(here: &BTreeMap<u64, Vec<u8>>, there: &BTreeMap<u64, Vec<u8>>) {
 fn images_arrive() {
     let victim = victim::spawn("memory", &["anon:6M"]).expect("anonymous memory");
     let pid = victim.pid();
-    kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("a process");
+    stopped::stop(pid);
     let place = Place::new();
     let path = |name: &str| place.file(name).to_string_lossy().into_owned();
     assert_ok(&predump(pid, &["-o", &path("here")]));

@@ -78,6 +78,10 @@ fn at_each_step() {
     const STEPS: u32 = 24;
     const AT_ONCE: u32 = 8;
     const STALL: &str = "1300ms";
+    if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
+        eprintln!("skipped: strace is not installed");
+        return;
+    }
     let visit = |step: u32, when: &str, kind: &str| -> Result<(), String> {
         let args: &[&str] =
             if kind == "exec-loop" { &[] } else { &[kind, "--ms", "400", "--late-ms", "60000"] };

@@ -20,6 +20,8 @@ mod place;
 #[path = "common/run.rs"]
 #[expect(dead_code, reason = "all runs are of commands that were made elsewhere")]
 mod run;
+#[path = "common/stopped.rs"]
+mod stopped;
 #[path = "common/stream.rs"]
 mod stream;
 #[path = "common/victim.rs"]
@@ -102,8 +104,7 @@ fn every_level_arrives() {
 fn arrives_as_it_would_be_here() {
     let (victim, _) = memory("anon:4M");
     let pid = Pid::from_raw(victim.pid());
-    kill(pid, Signal::SIGSTOP).expect("a process");
-    wait_stopped(victim.pid());
+    stopped::stop(victim.pid());
     let place = Place::new();
     let here = place.file("here").to_string_lossy().into_owned();
     let receiving = Receiving::start(ANY, &place.file("there"), &[]);
@@ -126,15 +127,6 @@ fn arrives_as_it_would_be_here() {
         }
     }
     assert!(different <= 2, "{different} pages differ, and there are two threads");
-}
-
-fn wait_stopped(pid: i32) {
-    let is_stopped = |status: String| status.lines().any(|line| line.starts_with("State:\tT"));
-    let tasks = || std::fs::read_dir(format!("/proc/{pid}/task")).expect("it lives").flatten();
-    let status = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("status"));
-    while !tasks().all(|task| status(task).is_ok_and(is_stopped)) {
-        thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// Copies bytes from one side to the other, and cuts after so many.

@@ -85,16 +85,11 @@ fn wait_any() -> (i32, i32) {
 
 type Found = Arc<Mutex<Option<String>>>;
 
-fn in_thread(name: &str, work: impl FnOnce() + Send + 'static) -> Verdict {
-    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
-    thread.map(drop).map_err(|e| format!("{name} thread: {e}"))
-}
-
 fn wait_spinning() -> Verdict {
     let found = Found::default();
     let loops = Arc::new(AtomicU64::new(0));
     let (noted, counted) = (Arc::clone(&found), Arc::clone(&loops));
-    in_thread("waiter", move || {
+    sys::start_thread("waiter", move || {
         loop {
             let (got, errno) = wait_any();
             if (got, errno) != (-1, libc::ECHILD) {
@@ -120,7 +115,7 @@ fn wait_blocking() -> Verdict {
     let noted = Arc::clone(&found);
     let reaped = Arc::new(AtomicI32::new(0));
     let told = Arc::clone(&reaped);
-    in_thread("waiter", move || {
+    sys::start_thread("waiter", move || {
         let (got, errno) = wait_any();
         if got == child {
             told.store(got, Ordering::SeqCst);

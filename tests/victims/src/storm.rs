@@ -38,7 +38,7 @@ pub(crate) fn main(args: &[String]) -> Verdict {
         // Once in this thread: what is set up lazily is there before the first look.
         storm()?;
         let shared = Arc::clone(&shared);
-        let spawned = std::thread::Builder::new().name(name.clone()).spawn(move || {
+        sys::start_thread(name, move || {
             loop {
                 let running = shared.pause.read().unwrap_or_else(PoisonError::into_inner);
                 if let Err(reason) = storm() {
@@ -47,8 +47,7 @@ pub(crate) fn main(args: &[String]) -> Verdict {
                 drop(running);
                 std::thread::yield_now();
             }
-        });
-        spawned.map_err(|e| format!("{name} thread: {e}"))?;
+        })?;
     }
     // The witness takes the stack that the thread storm had cached: that one needs time to make another.
     let mut witness = Witness::start()?;

@@ -169,3 +169,15 @@ pub fn change_mask(how: i32, signal: i32) -> Result<(), String> {
     let changed = unsafe { libc::pthread_sigmask(how, &set_of(signal), std::ptr::null_mut()) };
     os("pthread_sigmask", -changed).map(drop)
 }
+
+/// Starts a thread, and returns once it is on its way: until then the C library has all its signals blocked.
+pub(crate) fn start_thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let (begun, has_begun) = std::sync::mpsc::channel();
+    let work = move || {
+        let _ = begun.send(());
+        work();
+    };
+    let error = |reason: String| format!("{name} thread: {reason}");
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|e| error(e.to_string()))?;
+    has_begun.recv().map_err(|e| error(e.to_string()))
+}

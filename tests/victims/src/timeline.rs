@@ -47,13 +47,12 @@ pub(crate) fn main(args: &[String]) -> Verdict {
     let shared = Arc::new(Shared::default());
     for n in 0..threads {
         let shared = Arc::clone(&shared);
-        let spawned = std::thread::Builder::new().name(format!("clock{n}")).spawn(move || {
+        sys::start_thread(&format!("clock{n}"), move || {
             if let Err(reason) = sample(&shared) {
                 control::say(&format!("harmed {reason}"));
                 std::process::exit(1);
             }
-        });
-        spawned.map_err(|e| format!("clock thread: {e}"))?;
+        })?;
     }
     sys::sleep(std::time::Duration::from_millis(20))?;
     let mut witness = Witness::start()?;
