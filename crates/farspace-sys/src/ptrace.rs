@@ -127,13 +127,7 @@ impl Running {
     ///
     /// ESRCH: gone; ETIMEDOUT: not stopped in time (uninterruptible sleep); then the thread is let go.
     pub fn wait(self, deadline: Instant) -> Result<Stopped> {
-        let this = ManuallyDrop::new(self);
-        match wait(this.tid, deadline)? {
-            Status::Stop { signal, event } => {
-                Ok(Stopped { tid: this.tid, signal, event, _not_send: PhantomData })
-            }
-            Status::Gone => Err(Error::new("stop a thread", this.tid, Errno::SRCH)),
-        }
+        stop_of(ManuallyDrop::new(self).tid, deadline)
     }
 
     /// Waits for the stop that [`Running::interrupt`] asked for; a signal that comes first is delivered. A thread that only
@@ -147,11 +141,8 @@ impl Running {
         let mut running = self;
         loop {
             let this = ManuallyDrop::new(running);
-            let stopped = match wait(this.tid, deadline) {
-                Ok(Status::Stop { signal, event }) => {
-                    Stopped { tid: this.tid, signal, event, _not_send: PhantomData }
-                }
-                Ok(Status::Gone) => return Err(Error::new("stop a thread", this.tid, Errno::SRCH)),
+            let stopped = match stop_of(this.tid, deadline) {
+                Ok(stopped) => stopped,
                 Err(e) if e.errno == Errno::TIMEDOUT && will_stop(this.tid) && Instant::now() < last => {
                     running = ManuallyDrop::into_inner(this);
                     continue;
@@ -171,24 +162,13 @@ impl Drop for Running {
         // Only a stopped thread can be let go.
         if self.interrupt().is_ok() {
             let deadline = Instant::now() + LETTING_GO;
-            let stopped = Self { tid: self.tid, _not_send: PhantomData }.wait_interrupted_quietly(deadline);
-            if let Some(stopped) = stopped.filter(|stopped| stopped.event == EVENT_STOP) {
+            if let Ok(stopped) = stop_of(self.tid, deadline)
+                && stopped.event == EVENT_STOP
+            {
                 let _ = stopped.hide();
             }
         } else {
             let_go_of_killed(self.tid);
-        }
-    }
-}
-
-impl Running {
-    fn wait_interrupted_quietly(self, deadline: Instant) -> Option<Stopped> {
-        let this = ManuallyDrop::new(self);
-        match wait(this.tid, deadline) {
-            Ok(Status::Stop { signal, event }) => {
-                Some(Stopped { tid: this.tid, signal, event, _not_send: PhantomData })
-            }
-            _ => None,
         }
     }
 }
@@ -540,6 +520,14 @@ fn look(tid: i32) -> Result<Option<Status>> {
             Errno::CHILD => return Ok(Some(Status::Gone)),
             errno => return Err(Error::new("wait for a thread", tid, errno)),
         }
+    }
+}
+
+/// Waits for a stop of a traced thread, which can be worked with then.
+fn stop_of(tid: i32, deadline: Instant) -> Result<Stopped> {
+    match wait(tid, deadline)? {
+        Status::Stop { signal, event } => Ok(Stopped { tid, signal, event, _not_send: PhantomData }),
+        Status::Gone => Err(Error::new("stop a thread", tid, Errno::SRCH)),
     }
 }
 
