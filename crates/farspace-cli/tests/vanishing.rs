@@ -82,12 +82,12 @@ fn finish(farspace: Child) -> Run {
 }
 
 /// Dumps a victim; `fate` happens to it in the middle.
-fn dump_midway(level: &str, fate: impl Fn(&mut Victim)) -> (Run, Victim) {
+fn dump_midway(level: &str, more: &[&str], fate: impl Fn(&mut Victim)) -> (Run, Victim) {
     let place = Place::new();
     let mut victim = victim::spawn("memory", &["anon:256M"]).expect("anonymous memory");
     let (pid, region) = (victim.pid().to_string(), victim.region("anon").expect("asked for"));
     let file = place.file("out");
-    let farspace = start(&["dump", &pid, "-o", &file.to_string_lossy(), "--level", level]);
+    let farspace = start(&[&["dump", &pid, "-o", &file.to_string_lossy(), "--level", level], more].concat());
     let stopped = stop_midway(&farspace, place.path());
     assert!(stopped, "{level}: over before it could be stopped");
     fate(&mut victim);
@@ -105,7 +105,7 @@ fn dump_midway(level: &str, fate: impl Fn(&mut Victim)) -> (Run, Victim) {
 #[test]
 fn killed_while_being_dumped() {
     for level in LEVELS {
-        let (run, victim) = dump_midway(level, |victim| {
+        let (run, victim) = dump_midway(level, &[], |victim| {
             signal(victim.pid() as u32, Signal::SIGKILL);
         });
         // Half of the memory can't have been read any more.
@@ -118,7 +118,7 @@ fn killed_while_being_dumped() {
 #[test]
 fn execing_while_being_dumped() {
     for level in LEVELS {
-        let (_, mut victim) = dump_midway(level, |victim| {
+        let (_, mut victim) = dump_midway(level, &[], |victim| {
             victim.send("exec");
             // A frozen target execs later.
             if level != "frozen" {
@@ -131,6 +131,20 @@ fn execing_while_being_dumped() {
         // The new program has nothing of farspace in it.
         victim.check_detached().unwrap_or_else(|failure| panic!("{level}: {failure}"));
         victim.finish().unwrap_or_else(|failure| panic!("{level}: {failure}"));
+    }
+}
+
+/// Whatever reads the memory: what a program had at an address is no page of the one before it.
+#[test]
+fn execing_while_being_read() {
+    for mechanism in ["agent", "pidmem", "readv"] {
+        let (run, mut victim) = dump_midway("fuzzy", &["--mechanism", mechanism], |victim| {
+            victim.send("exec");
+            assert!(victim.answer().expect("exec").starts_with("ready"));
+        });
+        assert_eq!(run.code, Some(1), "{mechanism}: {}", run.stderr);
+        victim.check_detached().unwrap_or_else(|failure| panic!("{mechanism}: {failure}"));
+        victim.finish().unwrap_or_else(|failure| panic!("{mechanism}: {failure}"));
     }
 }
 

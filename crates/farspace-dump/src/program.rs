@@ -1,9 +1,13 @@
 //! Whether a process still runs the program that it ran.
 
 use std::fs;
+use std::time::Duration;
 
+use farspace::{Frozen, Target};
 use farspace_sys::memory::Memory;
 use farspace_sys::{RemoteAddr, process};
+
+use crate::{Error, Result};
 
 /// AT_RANDOM (getauxval(3)): the address of 16 bytes that are other ones after each exec.
 const AT_RANDOM: u64 = 25;
@@ -31,6 +35,18 @@ impl Program {
     /// True as long as the process lives and has not executed another program.
     pub(crate) fn still_runs(&self) -> bool {
         process::status(self.pid).is_ok_and(|status| !status.no_memory) && *self == Self::of(self.pid)
+    }
+
+    /// Fails if the process has ended or executed another program.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.still_runs() { Ok(()) } else { Err(Error::Gone { pid: self.pid }) }
+    }
+
+    /// Stops the process that still runs this program: registers and mappings belong to the memory that was opened before.
+    pub(crate) fn freeze(&self, target: &Target, timeout: Duration) -> Result<Frozen> {
+        let frozen = target.freeze(timeout)?;
+        self.check()?;
+        Ok(frozen)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::converge::Course;
 use crate::origin::Origin;
 use crate::place::Place;
 use crate::plan::{self, Planned, Selection};
+use crate::program::Program;
 use crate::write::Writer;
 use crate::{DumpOptions, Error, Level, Progress, Result, census};
 
@@ -137,7 +138,13 @@ impl<'a> Job<'a> {
     }
 
     /// Writes everything: still in the stop where the level copies then, after it elsewhere.
-    pub(super) fn write(&mut self, target: &mut Target, held: Held, to: &mut To<'_>) -> Result<Written> {
+    pub(super) fn write(
+        &mut self,
+        target: &mut Target,
+        program: &Program,
+        held: Held,
+        to: &mut To<'_>,
+    ) -> Result<Written> {
         let Held { mut threads, maps, memory, planned, snapshot } = held;
         self.finish_threads(&mut threads);
         let (layout, bytes) = match (snapshot, planned) {
@@ -145,6 +152,8 @@ impl<'a> Job<'a> {
             (None, planned) => self.all(target, threads, &maps, memory, planned, to)?,
         };
         if self.level == Level::Fuzzy {
+            // The registers are older than the memory, but not another program's.
+            program.check()?;
             let why = "all memory is as of when it was written to the file, after the registers";
             self.weaker.push(why.to_owned());
         }

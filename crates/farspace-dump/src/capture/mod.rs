@@ -94,16 +94,16 @@ fn one(
         }
     }
     let before = job.before(&target, Some(place))?;
-    let frozen = target.freeze(options.stop_timeout)?;
+    let frozen = program.freeze(&target, options.stop_timeout)?;
     let held = job.at_stop(&mut target, &frozen, before)?;
     if level.copies_stopped() {
-        let mut written = job.write(&mut target, held, &mut To { place, progress })?;
+        let mut written = job.write(&mut target, program, held, &mut To { place, progress })?;
         place.settle(&mut |_| progress(Progress::NONE))?;
         written.stop = frozen.thaw();
         Ok((written, target))
     } else {
         let stop = frozen.thaw();
-        let written = job.write(&mut target, held, &mut To { place, progress })?;
+        let written = job.write(&mut target, program, held, &mut To { place, progress })?;
         Ok((Written { stop, ..written }, target))
     }
 }

@@ -100,9 +100,7 @@ impl<'a> Tree<'a> {
         let mut to = To { place: &*place, progress: &mut tell };
         let done = run.round(&mut member.job, &mut member.target, gather, &mut to);
         drop(tell);
-        let done = done.and_then(|()| {
-            if member.program.still_runs() { Ok(()) } else { Err(Error::Gone { pid: member.pid }) }
-        });
+        let done = done.and_then(|()| member.program.check());
         match done.map_err(|error| super::explain(error, place, &member.program, member.pid)) {
             Ok(()) => {
                 if let Some(round) = member.job.course.rounds.last() {

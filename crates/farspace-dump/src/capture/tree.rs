@@ -289,10 +289,9 @@ impl<'a> Tree<'a> {
             if left.is_zero() {
                 return Err(Error::Grows { pid: self.root, stopped: stopped.len() });
             }
-            let frozen = match member.target.freeze(left).map_err(Error::from) {
-                Ok(frozen) if matches!(ready, Ready::Looked(_)) || member.program.still_runs() => frozen,
-                other => {
-                    let error = other.err().unwrap_or(Error::Gone { pid: member.pid });
+            let frozen = match member.program.freeze(&member.target, left) {
+                Ok(frozen) => frozen,
+                Err(error) => {
                     match ready {
                         Ready::Looked(_) => self.leave_out(member.pid, error)?,
                         Ready::Copied(copied) => self.discard(&member, copied.place, error)?,
@@ -418,9 +417,9 @@ impl<'a> Tree<'a> {
 
     fn write_held(&mut self, member: &mut Member<'a>, held: Held, place: &Place) -> Result<Written> {
         let mut tell = self.teller();
-        let Member { job, target, .. } = member;
+        let Member { job, target, program, .. } = member;
         let copies_stopped = job.copies_stopped();
-        let written = job.write(target, held, &mut To { place, progress: &mut tell })?;
+        let written = job.write(target, program, held, &mut To { place, progress: &mut tell })?;
         if copies_stopped {
             place.settle(&mut |_| tell(Progress::NONE))?;
         }

@@ -126,10 +126,7 @@ impl Job<'_> {
         to.place.settle(&mut |_| (to.progress)(Progress::NONE))?;
         let census = self.census()?;
 
-        let frozen = target.freeze(options.stop_timeout)?;
-        if !program.still_runs() {
-            return Err(Error::Gone { pid: self.pid });
-        }
+        let frozen = program.freeze(target, options.stop_timeout)?;
         let rest = run.rest(self, target, &frozen, census)?;
         let missed = miss(options, rest.bytes(), frozen.elapsed() + run.time_for(rest.bytes()));
         self.course.level = Level::Converge;
