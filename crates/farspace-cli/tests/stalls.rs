@@ -72,37 +72,38 @@ fn while_the_agent_waits_for_hello() {
 }
 
 /// Longer than an agent waits for its host, before and after each single step of the tracer: strace(1) makes it wait there.
-/// One that runs by itself, and one that does nothing but exec.
 #[test]
 fn at_each_step() {
-    const STEPS: u32 = 24;
-    const AT_ONCE: u32 = 8;
+    const STEPS: u32 = 32;
+    const AT_ONCE: u32 = 4;
     const STALL: &str = "1300ms";
+    /// One that sleeps, one that does nothing but exec, one whose agent lives under a tracer, one whose agent is a thread.
+    const TARGETS: [&[&str]; 4] = [
+        &["blocking", "epoll", "--ms", "400", "--late-ms", "60000"],
+        &["exec-loop"],
+        &["seccomp", "errno"],
+        &["reaper", "subreaper"],
+    ];
     if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
         eprintln!("skipped: strace is not installed");
         return;
     }
-    let visit = |step: u32, when: &str, kind: &str| -> Result<(), String> {
-        let args: &[&str] =
-            if kind == "exec-loop" { &[] } else { &[kind, "--ms", "400", "--late-ms", "60000"] };
-        let name = if kind == "exec-loop" { kind } else { "blocking" };
-        let Some(mut victim) = victim::spawn(name, args) else { return Ok(()) };
+    let visit = |step: u32, when: &str, target: &[&str]| -> Result<(), String> {
+        let Some(mut victim) = victim::spawn(target[0], &target[1..]) else { return Ok(()) };
         let mut strace = Command::new("strace");
         strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=ptrace", "-e"]);
         strace.arg(format!("inject=ptrace:delay_{when}={STALL}:when={step}"));
         strace.arg(env!("CARGO_BIN_EXE_farspace"));
         strace.args(["syscall", &victim.pid().to_string(), "msync", "0", "0", "0"]);
         let run = strace.stdin(Stdio::null()).output().expect("strace starts");
-        let ended = if kind == "exec-loop" {
-            victim.finish()
-        } else {
-            victim.release().and_then(|_| victim.finish())
-        };
-        let context = format!("{kind}, delay_{when}, step {step}");
-        ended.map_err(|failure| format!("{context}: {failure}"))?;
-        // Each attempt is stalled at the same step, and a program that is another one a moment later may not be there to be asked.
+        let released = if target[0] == "blocking" { victim.release().map(drop) } else { Ok(()) };
+        let ended = released.and_then(|()| victim.finish());
+        let context = format!("{target:?}, delay_{when}, step {step}");
         let stderr = String::from_utf8_lossy(&run.stderr);
-        if run.status.success() || stderr.contains("in time") || kind == "exec-loop" {
+        ended.map_err(|failure| format!("{context}: {failure}; {stderr}"))?;
+        // Each attempt is stalled at the same step, and a program that is another one a moment later may not be there to be
+        // asked.
+        if run.status.success() || stderr.contains("in time") || target[0] == "exec-loop" {
             return Ok(());
         }
         Err(format!("{context}: {}: {stderr}", run.status))
@@ -112,8 +113,8 @@ fn at_each_step() {
         std::thread::scope(|scope| {
             let visits: Vec<_> = (first..first + AT_ONCE)
                 .flat_map(|step| ["enter", "exit"].map(|when| (step, when)))
-                .flat_map(|(step, when)| ["epoll", "exec-loop"].map(|kind| (step, when, kind)))
-                .map(|(step, when, kind)| scope.spawn(move || visit(step, when, kind)))
+                .flat_map(|(step, when)| TARGETS.map(|target| (step, when, target)))
+                .map(|(step, when, target)| scope.spawn(move || visit(step, when, target)))
                 .collect();
             let done = visits.into_iter().map(|visit| visit.join().expect("no panic"));
             harmed.extend(done.filter_map(Result::err));

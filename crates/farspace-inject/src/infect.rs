@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use farspace_sys::process;
 use rustix::io::Errno;
 
-use crate::place::place;
+use crate::place::{Placed, clear, place};
 use crate::{Agent, Error, Refusal, Result, keeper};
 
 /// Places the agent in a process. Returns it and how long the borrowed thread was held.
@@ -26,15 +26,17 @@ pub fn infect(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
         } else {
             keeper::on_kept_thread(pid, move |keeper| {
                 let placed = place(pid, timeout, Some(keeper))?;
-                let exit = placed.0.exit();
+                let exit = placed.exit();
                 Ok((placed, exit))
             })
         };
-        match placed.map_err(|e| e.for_target(pid)) {
+        match placed.and_then(Placed::finish).map_err(|e| e.for_target(pid)) {
             Err(error) if passes(&error) => {
                 // The agent also goes where the target does: then that is what happened.
                 process::status(pid).map_err(|e| Error::from(e).for_target(pid))?;
                 if again == Again::InTime && Instant::now() >= deadline {
+                    // What an agent could not take away.
+                    let _ = on_own_thread(|| clear(pid, timeout));
                     return Err(error);
                 }
                 again = Again::InTime;

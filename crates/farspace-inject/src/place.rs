@@ -23,6 +23,7 @@ use crate::borrow::{self, Borrowed};
 use crate::cave::Cave;
 use crate::context::ContextBytes;
 use crate::exec_watch::ExecWatch;
+use crate::exit::Exit;
 use crate::freeze::Stragglers;
 use crate::keeper::{self, Keeper};
 use crate::region::Region;
@@ -32,13 +33,23 @@ use crate::{BLOB, Error, Refusal, Result, freeze};
 /// Looks of the host and the agent at their mailbox before they sleep, where a second CPU is free.
 const SPIN: u32 = 4000;
 
-/// Places the agent; returns it and how long the borrowed thread was held. The calling thread goes on tracing an agent
-/// that is kept.
-pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Result<(Arc<Agent>, Duration)> {
+/// An agent that was placed and hasn't been asked for anything yet.
+pub(crate) struct Placed {
+    agent: Agent,
+    held: Duration,
+    _lock: Lock,
+}
+
+/// Keeps other visits of a process away; they would use the same cave.
+struct Lock {
+    _pidfd: OwnedFd,
+}
+
+/// Places the agent. The calling thread goes on tracing one that is kept.
+pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Result<Placed> {
     require_kernel(pid)?;
     let target = pidfd::open(pid)?;
-    let locked = pidfd::open(pid)?;
-    lock(&locked, Instant::now() + timeout, pid)?;
+    let lock = Lock::take(pid, Instant::now() + timeout)?;
     let status = process::status(pid)?;
     let maps = process::mappings(pid)?;
     let memory = Memory::open_writable(pid)?;
@@ -54,12 +65,7 @@ pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Resu
         |tid: i32| process::status(tid).ok().and_then(|s| s.ns_pids.last().copied()).unwrap_or(0);
     let borrowed =
         borrow::borrow(pid, if keeper.is_some() { SUSPEND_SECCOMP } else { 0 }, Instant::now() + timeout)?;
-    // Another program by now: it has other random bytes, or none there.
-    if let Some(at) = region.random
-        && borrowed.thread.peek(at)? != memory.read_u64(at)?
-    {
-        return Err(Error::host(pid, Errno::AGAIN));
-    }
+    region.require_same(&borrowed, &memory)?;
     let tid = borrowed.thread.tid();
     let tid = if status.ns_pids.len() == 1 { tid } else { tid_in_target(tid) };
     let visit =
@@ -107,29 +113,67 @@ pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Resu
         busy: [const { Mutex::new(()) }; mailbox::NR_MAILBOXES],
         is_home: AtomicBool::new(false),
     };
-    // The vDSO page is a private copy since the cave was written to; dropped, it is the kernel's own again.
-    let dropped = agent
-        .channel()
-        .syscall(libc::SYS_madvise as u64, [cave.page().0, 4096, libc::MADV_DONTNEED as u64, 0, 0, 0]);
-    dropped.map_err(|error| if matches!(error, Error::Gone { .. }) { lost(pid) } else { error })?;
-    agent.check()?;
-    Ok((Arc::new(agent), held))
+    Ok(Placed { agent, held, _lock: lock })
 }
 
-/// Keeps other visits away while this one places its agent: they would use the same cave.
-///
-/// The lock is on the pidfd, which has an inode per process since Linux 6.9; before, all visits share one.
-fn lock(pidfd: &OwnedFd, deadline: Instant, pid: i32) -> Result<()> {
-    loop {
-        match rustix::fs::flock(pidfd, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
-            Err(Errno::AGAIN | Errno::INTR) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(1));
+impl Placed {
+    /// Waits for the agent's first answer; returns it and how long the borrowed thread was held.
+    ///
+    /// Not on the thread that traces it: an agent that leaves needs that one.
+    pub(crate) fn finish(self) -> Result<(Arc<Agent>, Duration)> {
+        let Self { agent, held, _lock } = self;
+        let pid = agent.pid;
+        // The vDSO page is a private copy since the cave was written to; dropped, it is the kernel's own again.
+        let dropped = agent.channel().syscall(
+            libc::SYS_madvise as u64,
+            [agent.cave.page().0, 4096, libc::MADV_DONTNEED as u64, 0, 0, 0],
+        );
+        dropped.map_err(|error| if matches!(error, Error::Gone { .. }) { lost(pid) } else { error })?;
+        agent.check()?;
+        Ok((Arc::new(agent), held))
+    }
+
+    /// The agent's end.
+    pub(crate) fn exit(&self) -> Exit {
+        self.agent.exit()
+    }
+}
+
+/// Unmaps what a visit has left for which there was no agent in the end. Failing that, the next visit does.
+pub(crate) fn clear(pid: i32, timeout: Duration) -> Result<()> {
+    let deadline = Instant::now() + timeout;
+    let _lock = Lock::take(pid, deadline)?;
+    let maps = process::mappings(pid)?;
+    let memory = Memory::open_writable(pid)?;
+    let region = Region::choose(pid, &maps, &memory)?;
+    if !region.is_left_over() {
+        return Ok(());
+    }
+    let cave = Cave::find(pid, &maps, &memory)?;
+    let options = if process::status(pid)?.seccomp == 0 { 0 } else { SUSPEND_SECCOMP };
+    let borrowed = borrow::borrow(pid, options, deadline)?;
+    region.require_same(&borrowed, &memory)?;
+    region.unmap(borrowed, &memory, cave)?.give_back(Instant::now() + START)
+}
+
+impl Lock {
+    /// Waits for other visits.
+    ///
+    /// The lock is on the pidfd, which has an inode per process since Linux 6.9; before, all visits share one.
+    fn take(pid: i32, deadline: Instant) -> Result<Self> {
+        let pidfd = pidfd::open(pid)?;
+        loop {
+            match rustix::fs::flock(&pidfd, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::AGAIN | Errno::INTR) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(Errno::AGAIN | Errno::INTR) => return Err(Error::host(pid, Errno::TIMEDOUT)),
+                // A kernel whose pidfds can't be locked.
+                Err(_) => break,
             }
-            Err(Errno::AGAIN | Errno::INTR) => return Err(Error::host(pid, Errno::TIMEDOUT)),
-            // A kernel whose pidfds can't be locked.
-            Err(_) => return Ok(()),
         }
+        Ok(Self { _pidfd: pidfd })
     }
 }
 

@@ -24,9 +24,9 @@ const PAGE: u64 = 4096;
 pub(crate) struct Region {
     pub(crate) at: RemoteAddr,
     /// Left by a visit that was killed: mapped already, as a whole or in part.
-    left_over: bool,
+    is_left_over: bool,
     /// Where the target's random bytes are.
-    pub(crate) random: Option<RemoteAddr>,
+    random: Option<RemoteAddr>,
 }
 
 impl Region {
@@ -38,26 +38,42 @@ impl Region {
             let end = RemoteAddr(at.0 + REGION_BYTES as u64);
             let mut inside = maps.iter().filter(|m| m.start < end && m.end > at).peekable();
             if inside.peek().is_none() {
-                return Ok(Self { at, left_over: false, random });
+                return Ok(Self { at, is_left_over: false, random });
             }
             let ours = inside.all(|m| {
                 m.start >= at && m.end <= end && (m.inode == 0 && m.name.is_empty() || is_mailbox(m))
             });
             if ours
-                && Self::is_left_over(at, memory)
+                && Self::begins_like_ours(at, memory)
                 && !in_use(pid, at, memory)
                 && !is_inside(pid, at, memory)
             {
-                return Ok(Self { at, left_over: true, random });
+                return Ok(Self { at, is_left_over: true, random });
             }
         }
         Err(Error::Sys(farspace_sys::Error::new("find room in the address space", pid, Errno::NOMEM)))
     }
 
     /// What a killed visit leaves begins with the blob, or with zeros where it was killed before that was written.
-    fn is_left_over(at: RemoteAddr, memory: &Memory) -> bool {
+    fn begins_like_ours(at: RemoteAddr, memory: &Memory) -> bool {
         let mut begin = [0; 64];
         memory.read_exact(at, &mut begin).is_ok() && (BLOB.starts_with(&begin) || begin == [0; 64])
+    }
+
+    /// True if an earlier visit has left it.
+    pub(crate) fn is_left_over(self) -> bool {
+        self.is_left_over
+    }
+
+    /// Fails if the process is another program by now than the one for which the place was chosen: that has other random
+    /// bytes, or none there.
+    pub(crate) fn require_same(self, borrowed: &Borrowed, memory: &Memory) -> Result<()> {
+        match self.random {
+            Some(at) if borrowed.thread.peek(at)? != memory.read_u64(at)? => {
+                Err(Error::host(borrowed.thread.tid(), Errno::AGAIN))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn context(self) -> RemoteAddr {
@@ -80,7 +96,7 @@ impl Region {
             Error::Sys(farspace_sys::Error::new("map the agent into the memory", pid, errno).at(at))
         };
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-        let borrowed = if self.left_over { self.unmap(borrowed, memory, cave)? } else { borrowed };
+        let borrowed = if self.is_left_over { self.unmap(borrowed, memory, cave)? } else { borrowed };
         let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
         let args = [self.at.0, PRIVATE_BYTES as u64, protection, flags as u64, u64::MAX, 0];
         let (borrowed, result) = cave.syscall(borrowed, memory, libc::SYS_mmap as u64, args)?;
