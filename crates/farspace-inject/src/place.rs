@@ -71,31 +71,12 @@ pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Resu
     let visit =
         Visit { pid, status: &status, memory: &memory, cave, region, may_wait, is_kept: keeper.is_some() };
     let thread = [*status.ns_pids.last().unwrap_or(&0), tid];
-    let (context, held) = visit.boot(borrowed, thread)?;
-    let ns_pid = context.agent_pid as i32;
-    let found = match context.placement {
-        placement::THREAD => process::tid_in_namespace(pid, ns_pid),
-        _ => process::pid_in_namespace(pid, &status, ns_pid),
-    };
-    let agent_pid = found.ok_or(Error::Agent { pid, operation: "be found", errno: Errno::SRCH })?;
-
-    let agent_pidfd = match context.placement {
-        placement::THREAD => pidfd::open_thread(agent_pid),
-        _ => pidfd::open(agent_pid),
-    };
-    let or_lost = |error: farspace_sys::Error| if error.is_gone() { lost(pid) } else { error.into() };
-    let agent_pidfd = agent_pidfd.map_err(or_lost)?;
-    let socket = pidfd::take_fd(agent_pidfd.as_fd(), agent_pid, HOST_SOCKET_FD).map_err(or_lost)?;
-    let [own, snapshot] = &bells;
-    let memfd = shared.memfd();
-    let fds = [&own.ring, &snapshot.ring, &own.answer, &snapshot.answer, &target];
-    let fds: Vec<_> = std::iter::once(memfd.as_fd()).chain(fds.map(AsFd::as_fd)).collect();
-    send_fds(socket.as_fd(), &fds).map_err(|errno| match errno {
-        Errno::PIPE | Errno::CONNRESET => lost(pid),
-        errno => Error::Agent { pid, operation: "take its mailbox", errno },
-    })?;
-    drop(fds);
-    drop(memfd);
+    let up = visit.boot(borrowed, thread).and_then(|(context, held)| {
+        let connected = visit.connect(&context, &shared, &bells, &target)?;
+        Ok((context.placement, held, connected))
+    });
+    let (placement, held, connected) = up.inspect_err(|_| visit.settle())?;
+    let Connected { agent_pid, agent_pidfd, socket } = connected;
     let agent = Agent {
         pid,
         agent_pid,
@@ -106,7 +87,7 @@ pub(crate) fn place(pid: i32, timeout: Duration, keeper: Option<Keeper>) -> Resu
         region: region.at,
         cave,
         keeper,
-        placement: context.placement,
+        placement,
         spin: if std::thread::available_parallelism().is_ok_and(|n| n.get() > 1) { SPIN } else { 0 },
         gone: AtomicBool::new(false),
         room: OnceLock::new(),
@@ -193,6 +174,13 @@ struct Visit<'a> {
     may_wait: Vec<i32>,
     /// Whether what the thread clones is traced by this thread, which must go on to do so.
     is_kept: bool,
+}
+
+/// An agent that was found, and the other end of its socket.
+struct Connected {
+    agent_pid: i32,
+    agent_pidfd: OwnedFd,
+    socket: OwnedFd,
 }
 
 impl Visit<'_> {
@@ -307,6 +295,48 @@ impl Visit<'_> {
         };
         self.memory.write(self.region.at, BLOB)?;
         Ok(self.memory.write(self.region.context(), &context.to_bytes())?)
+    }
+
+    /// Finds the agent and gives it what it works with.
+    fn connect(
+        &self,
+        context: &BootContext,
+        shared: &SharedMemory,
+        bells: &[Bells; mailbox::NR_MAILBOXES],
+        target: &OwnedFd,
+    ) -> Result<Connected> {
+        let pid = self.pid;
+        let ns_pid = context.agent_pid as i32;
+        let found = match context.placement {
+            placement::THREAD => process::tid_in_namespace(pid, ns_pid),
+            _ => process::pid_in_namespace(pid, self.status, ns_pid),
+        };
+        let agent_pid = found.ok_or_else(|| lost(pid))?;
+        let agent_pidfd = match context.placement {
+            placement::THREAD => pidfd::open_thread(agent_pid),
+            _ => pidfd::open(agent_pid),
+        };
+        let or_lost = |error: farspace_sys::Error| if error.is_gone() { lost(pid) } else { error.into() };
+        let agent_pidfd = agent_pidfd.map_err(or_lost)?;
+        let socket = pidfd::take_fd(agent_pidfd.as_fd(), agent_pid, HOST_SOCKET_FD).map_err(or_lost)?;
+        let [own, snapshot] = bells;
+        let memfd = shared.memfd();
+        let fds = [&own.ring, &snapshot.ring, &own.answer, &snapshot.answer, target];
+        let fds: Vec<_> = std::iter::once(memfd.as_fd()).chain(fds.map(AsFd::as_fd)).collect();
+        send_fds(socket.as_fd(), &fds).map_err(|errno| match errno {
+            Errno::PIPE | Errno::CONNRESET => lost(pid),
+            errno => Error::Agent { pid, operation: "take its mailbox", errno },
+        })?;
+        Ok(Connected { agent_pid, agent_pidfd, socket })
+    }
+
+    /// After a failure: waits until nothing of this visit is at work in the target any more. An agent that nobody greets
+    /// leaves by itself.
+    fn settle(&self) {
+        let deadline = Instant::now() + 2 * START;
+        let look = || Ok(Region::is_at_rest(self.region.at, self.pid, self.memory).then_some(()));
+        let _ =
+            if self.is_kept { keeper::run_until(self.pid, deadline, look) } else { wait_for(deadline, look) };
     }
 
     fn wait_ready(&self, deadline: Instant) -> Result<BootContext> {

@@ -43,11 +43,7 @@ impl Region {
             let ours = inside.all(|m| {
                 m.start >= at && m.end <= end && (m.inode == 0 && m.name.is_empty() || is_mailbox(m))
             });
-            if ours
-                && Self::begins_like_ours(at, memory)
-                && !in_use(pid, at, memory)
-                && !is_inside(pid, at, memory)
-            {
+            if ours && Self::begins_like_ours(at, memory) && Self::is_at_rest(at, pid, memory) {
                 return Ok(Self { at, is_left_over: true, random });
             }
         }
@@ -58,6 +54,11 @@ impl Region {
     fn begins_like_ours(at: RemoteAddr, memory: &Memory) -> bool {
         let mut begin = [0; 64];
         memory.read_exact(at, &mut begin).is_ok() && (BLOB.starts_with(&begin) || begin == [0; 64])
+    }
+
+    /// True if neither an agent nor a borrowed thread is in there, or nothing is mapped.
+    pub(crate) fn is_at_rest(at: RemoteAddr, pid: i32, memory: &Memory) -> bool {
+        !in_use(pid, at, memory) && !is_inside(pid, at, memory)
     }
 
     /// True if an earlier visit has left it.
