@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::Duration;
 
 use farspace_sys::ptrace::{
     Block, EVENT_STOP, EXIT_KILL, Event, SUSPEND_SECCOMP, Stopped, TRACE_CLONE, TRACE_SYSGOOD, next_event,
@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::exit::Exit;
+use crate::timing::Patience;
 use crate::{Error, Result, kick};
 
 /// Options for the borrowed thread once it is stopped: what it clones is traced, too, and has the filter suspended
@@ -80,17 +81,18 @@ pub(crate) fn on_kept_thread<T: Send + 'static>(
 /// Lets the borrowed thread, the helper and the agent run until `done` says so.
 pub(crate) fn run_until<T>(
     borrowed: i32,
-    deadline: Instant,
+    limit: Duration,
     mut done: impl FnMut() -> Result<Option<T>>,
 ) -> Result<Option<T>> {
+    let mut patience = Patience::new(limit);
     loop {
-        let now = Instant::now();
+        let is_over = patience.is_over();
         match next_event(Block::No)? {
             Some(Event::Stopped(thread)) => pass_on(thread, borrowed),
             Some(Event::Ended(_)) => {}
             None => match done()? {
                 Some(result) => return Ok(Some(result)),
-                None if now > deadline => return Ok(None),
+                None if is_over => return Ok(None),
                 None => std::thread::yield_now(),
             },
         }

@@ -27,7 +27,7 @@ use crate::exit::Exit;
 use crate::freeze::Stragglers;
 use crate::keeper::{self, Keeper};
 use crate::region::Region;
-use crate::timing::{GO_TIMEOUT, HOLD, START};
+use crate::timing::{GO_TIMEOUT, HOLD, Patience, START, START_KEPT};
 use crate::{BLOB, Error, Refusal, Result, freeze};
 
 /// Looks of the host and the agent at their mailbox before they sleep, where a second CPU is free.
@@ -197,7 +197,6 @@ impl Visit<'_> {
         let Borrowed { thread, resume, near, .. } = borrowed;
 
         // Nobody else may look for children while the helper is one.
-        let deadline = Instant::now() + START;
         let others: Vec<i32> = self.may_wait.iter().copied().filter(|&tid| tid != thread.tid()).collect();
         let soon = Instant::now() + HOLD;
         let held = freeze::hold(pid, &others, soon, Stragglers::Leave).unwrap_or_default();
@@ -217,11 +216,8 @@ impl Visit<'_> {
         };
         let tid = running.tid();
         running.leave_to_events();
-        let done = if self.is_kept {
-            keeper::run_until(tid, deadline, look)
-        } else {
-            run_until(tid, deadline, look)
-        };
+        let done =
+            if self.is_kept { keeper::run_until(tid, START_KEPT, look) } else { run_until(tid, START, look) };
         let running = Running::from_events(tid);
         drop(held);
         running.interrupt()?;
@@ -256,7 +252,7 @@ impl Visit<'_> {
         }
         thread.detach()?;
         let held = since.elapsed();
-        Ok((self.wait_ready(deadline)?, held))
+        Ok((self.wait_ready()?, held))
     }
 
     /// What the thread and the agent have noted.
@@ -333,20 +329,21 @@ impl Visit<'_> {
     /// After a failure: waits until nothing of this visit is at work in the target any more. An agent that nobody greets
     /// leaves by itself.
     fn settle(&self) {
-        let deadline = Instant::now() + 2 * START;
         let look = || Ok(Region::is_at_rest(self.region.at, self.pid, self.memory).then_some(()));
-        let _ =
-            if self.is_kept { keeper::run_until(self.pid, deadline, look) } else { wait_for(deadline, look) };
+        let _ = if self.is_kept {
+            keeper::run_until(self.pid, 2 * START, look)
+        } else {
+            wait_for(2 * START, look)
+        };
     }
 
-    fn wait_ready(&self, deadline: Instant) -> Result<BootContext> {
+    fn wait_ready(&self) -> Result<BootContext> {
         let pid = self.pid;
         let look = || {
             let context = self.context()?;
             Ok((context.agent_ready != 0 && context.agent_pid != 0).then_some(context))
         };
-        let ready =
-            if self.is_kept { keeper::run_until(pid, deadline, look)? } else { wait_for(deadline, look)? };
+        let ready = if self.is_kept { keeper::run_until(pid, START, look)? } else { wait_for(START, look)? };
         match ready {
             Some(context) if context.agent_ready == 1 => Ok(context),
             Some(context) => {
@@ -367,12 +364,8 @@ impl Bells {
 }
 
 /// Lets the borrowed thread run until `look` finds something; signals that it is sent meanwhile are delivered.
-fn run_until<T>(
-    tid: i32,
-    deadline: Instant,
-    mut look: impl FnMut() -> Result<Option<T>>,
-) -> Result<Option<T>> {
-    wait_for(deadline, || {
+fn run_until<T>(tid: i32, limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+    wait_for(limit, || {
         match Running::from_events(tid).poll()? {
             Ok(stopped) => stopped.resume()?,
             Err(running) => running,
@@ -383,18 +376,19 @@ fn run_until<T>(
 }
 
 /// Looks until there is something to see: without sleep at first, for what takes microseconds.
-fn wait_for<T>(deadline: Instant, mut look: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+fn wait_for<T>(limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
     let begin = Instant::now();
+    let mut patience = Patience::new(limit);
     loop {
-        // First the time, so that the last look is one after the deadline.
-        let now = Instant::now();
+        // First the time, so that the last look is one after the end.
+        let is_over = patience.is_over();
         if let Some(found) = look()? {
             return Ok(Some(found));
         }
-        if now > deadline {
+        if is_over {
             return Ok(None);
         }
-        if now - begin < Duration::from_millis(1) {
+        if begin.elapsed() < Duration::from_millis(1) {
             std::thread::yield_now();
         } else {
             std::thread::sleep(Duration::from_micros(100));

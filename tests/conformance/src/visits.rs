@@ -166,11 +166,11 @@ fn stopped() -> Outcome {
 
 /// Registers and memory of busy threads, visited as often as possible.
 fn checksum() -> Outcome {
-    let victim = Victim::spawn("checksum", &["--seconds", "2", "--threads", "3"])?;
+    let victim = Victim::spawn("checksum", &["--seconds", "100", "--threads", "3"])?;
     let begin = Instant::now();
     let mut visited = Ok(());
     while visited.is_ok() && begin.elapsed() < Duration::from_millis(1500) {
         visited = visit(victim.pid(), Ends::Pages);
     }
-    judge(visited, victim.result().map(drop).map_err(Into::into))
+    judge(visited, victim.finish().map_err(Into::into))
 }

@@ -1,6 +1,6 @@
 //! Computes for a known amount of work, then looks at the result and at itself.
 //!
-//! No command is read while it works: it ends by itself with `ok` or `harmed`.
+//! It ends by itself with `ok` or `harmed`: after `--rounds`, after `--seconds`, or as soon as there is any command.
 
 use crate::baseline::{Baseline, Left};
 use crate::work::Block;
@@ -32,13 +32,14 @@ pub(crate) fn main(args: &[String]) -> Verdict {
     let meet = Barrier::new(threads as usize + 1);
     let harm = Mutex::new(None);
     let done = AtomicBool::new(false);
+    let asked = AtomicBool::new(false);
     let results = Mutex::new((0_u64, 0_u64));
     std::thread::scope(|scope| {
         for seed in 1..threads {
-            let (meet, harm, results) = (&meet, &harm, &results);
+            let (meet, harm, asked, results) = (&meet, &harm, &asked, &results);
             scope.spawn(move || {
                 meet.wait();
-                work(seed, amount, harm, results);
+                work(seed, amount, asked, harm, results);
                 meet.wait();
                 park();
             });
@@ -50,6 +51,7 @@ pub(crate) fn main(args: &[String]) -> Verdict {
                 if let Err(reason) = sys::sleep(Duration::from_millis(10)) {
                     note(&harm, reason);
                 }
+                asked.fetch_or(control::has_command(), Ordering::SeqCst);
             }
             meet.wait();
             park();
@@ -57,7 +59,7 @@ pub(crate) fn main(args: &[String]) -> Verdict {
         meet.wait();
         let verdict = Baseline::capture().and_then(|baseline| {
             control::ready("");
-            work(0, amount, &harm, &results);
+            work(0, amount, &asked, &harm, &results);
             done.store(true, Ordering::SeqCst);
             meet.wait();
             if let Some(reason) = harm.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -85,11 +87,17 @@ fn note(harm: &Mutex<Option<String>>, reason: String) {
     harm.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
 }
 
-fn work(seed: u64, amount: Amount, harm: &Mutex<Option<String>>, results: &Mutex<(u64, u64)>) {
+fn work(
+    seed: u64,
+    amount: Amount,
+    asked: &AtomicBool,
+    harm: &Mutex<Option<String>>,
+    results: &Mutex<(u64, u64)>,
+) {
     let begin = Instant::now();
     let mut block = Block::new(seed, amount.block_bytes);
     let mut rounds = 0;
-    while rounds < amount.rounds && begin.elapsed() < amount.time {
+    while rounds < amount.rounds && begin.elapsed() < amount.time && !asked.load(Ordering::SeqCst) {
         block.advance();
         rounds += 1;
     }
