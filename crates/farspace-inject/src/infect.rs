@@ -9,6 +9,10 @@ use rustix::io::Errno;
 use crate::place::{Placed, clear, place};
 use crate::{Agent, Error, Refusal, Result, keeper};
 
+/// So often a visit that failed by bad timing is tried, even if all the time is over: this process may have been without a
+/// CPU.
+const AT_LEAST: u32 = 3;
+
 /// Places the agent in a process. Returns it and how long the borrowed thread was held.
 ///
 /// `timeout` bounds the wait for a thread that can be stopped.
@@ -19,8 +23,9 @@ use crate::{Agent, Error, Refusal, Result, keeper};
 /// executed another program. Whatever went wrong, the target is as it was.
 pub fn infect(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
     let deadline = Instant::now() + timeout;
-    let mut again = Again::Always;
+    let mut attempt = 0;
     loop {
+        attempt += 1;
         let placed = if process::status(pid)?.seccomp == 0 {
             on_own_thread(|| place(pid, timeout, None))
         } else {
@@ -34,26 +39,16 @@ pub fn infect(pid: i32, timeout: Duration) -> Result<(Arc<Agent>, Duration)> {
             Err(error) if passes(&error) => {
                 // The agent also goes where the target does: then that is what happened.
                 process::status(pid).map_err(|e| Error::from(e).for_target(pid))?;
-                if again == Again::InTime && Instant::now() >= deadline {
+                if attempt >= AT_LEAST && Instant::now() >= deadline {
                     // What an agent could not take away.
                     let _ = on_own_thread(|| clear(pid, timeout));
                     return Err(error);
                 }
-                again = Again::InTime;
                 std::thread::sleep(Duration::from_millis(2));
             }
             placed => return placed,
         }
     }
-}
-
-/// Whether a visit that failed by bad timing is tried again.
-#[derive(PartialEq, Eq)]
-enum Again {
-    /// The first time, even if all the time is over: this process may have been without a CPU.
-    Always,
-    /// Only before the deadline.
-    InTime,
 }
 
 /// True for what comes of bad timing: a place that was taken a moment ago, an exec that was under way, an agent that
