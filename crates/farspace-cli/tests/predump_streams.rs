@@ -97,11 +97,7 @@ fn images_arrive() {
     assert!(place.file("rest").join("inventory.img").exists());
 
     // The next of a chain: the receiver has the parent, and is asked what it has.
-    let receiving = Receiving::start(
-        "tcp:127.0.0.1:0",
-        &place.file("next"),
-        &["--parent", &path("there"), "--timeout", "5"],
-    );
+    let receiving = Receiving::start("tcp:127.0.0.1:0", &place.file("next"), &["--parent", &path("there")]);
     let address = receiving.address.clone();
     assert_ok(&predump(pid, &["-o", &address]));
     assert_ok(&receiving.finish());

@@ -88,10 +88,9 @@ fn postgres_under_pgbench() {
     let postgres = Postgres::start(&dir);
     programs::output(postgres.client("pgbench").args(["-i", "-q", "-s", "2"]));
     let mut load = postgres.client("pgbench");
-    // Ends by itself, long enough after the dumps.
     // Ends by itself, long enough after the dumps; gdb looks at them later.
     let mut load =
-        Running::start(load.args(["-c", "4", "-j", "2", "-T", "20", "-n"]).stderr(Stdio::inherit()));
+        Running::start(load.args(["-c", "4", "-j", "2", "-T", "45", "-n"]).stderr(Stdio::inherit()));
     let busy = "select pid from pg_stat_activity where application_name = 'pgbench' order by pid limit 1";
     wait_until("pgbench works", || postgres.query(busy).parse::<i32>().is_ok());
     let backend = postgres.query(busy).parse::<i32>().unwrap();
@@ -104,7 +103,7 @@ fn postgres_under_pgbench() {
     assert!(load.is_running(), "pgbench has ended before the dumps");
     visited.into_iter().for_each(Visited::inspect);
 
-    let (status, summary) = load.finish(Duration::from_secs(60));
+    let (status, summary) = load.finish(Duration::from_secs(120));
     assert!(status.success(), "pgbench: {status}\n{summary}");
     assert!(summary.contains("number of failed transactions: 0 "), "{summary}");
     let number = |text: &str| text.trim().split('/').next().unwrap().parse::<u64>().unwrap();

@@ -215,7 +215,7 @@ fn blocks_until_told(victim: Victim) {
         let returned = make_for(&target, libc::SYS_nanosleep, hour, Duration::from_millis(100));
         assert!(matches!(returned, Returned::Errno(Errno::INTR)), "{returned:?}");
         assert!(begin.elapsed() > Duration::from_millis(90), "too early: {:?}", begin.elapsed());
-        assert!(begin.elapsed() < Duration::from_secs(3), "too late: {:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(20), "too late: {:?}", begin.elapsed());
 
         let (reader, writer) = std::io::pipe().expect("a pipe");
         let room = rustix::pipe::fcntl_getpipe_size(&writer).expect("a pipe");
@@ -273,7 +273,7 @@ fn the_end_of_the_target_ends_a_call_that_blocks() {
             target.syscall_with(nr as u64, args, Permit::Any, nothing).expect_err("it is gone")
         });
         assert_eq!(error.errno(), Errno::SRCH, "{error}");
-        assert!(begin.elapsed() < Duration::from_secs(3), "too late: {:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(20), "too late: {:?}", begin.elapsed());
     }
 }
 

@@ -21,7 +21,7 @@ mod victim;
 use leftovers::View;
 
 /// How soon everything must be over where nobody has to be waited for. Whoever does wait would do so for ever.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 /// More than any socket holds.
 const SIZE: &str = "64M";
 
@@ -178,8 +178,12 @@ fn interrupted_while_the_receiver_stalls() {
         let output = splice.farspace.wait_with_output().expect("an end");
         let took = begin.elapsed();
         let message = String::from_utf8_lossy(&output.stderr);
-        // Said at a clean end only; where nobody looks, the process ends without that.
-        assert!(!output.status.success() && message.contains("no output was left"), "{kind:?}: {message}");
+        // Said at a clean end only; where nobody looks for two seconds, the process ends without that.
+        let is_clean = message.contains("no output was left") || took >= Duration::from_secs(2);
+        assert!(
+            !output.status.success() && message.contains("interrupted") && is_clean,
+            "{kind:?}: {message}"
+        );
         assert!(took < SOON, "{kind:?}: {took:?}");
         unharmed(victim, &before);
     }

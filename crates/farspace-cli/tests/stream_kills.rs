@@ -36,6 +36,8 @@ const KILLS: u32 = 300;
 const LAST: Duration = Duration::from_secs(5);
 /// How long the leftovers of a killed farspace may take to vanish: the agent waits 1 s for a host that is dead.
 const PATIENCE: Duration = Duration::from_millis(2_500);
+/// And those of one that wasn't killed, on a busy machine.
+const LONG: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
@@ -63,7 +65,7 @@ const ALL: [Work; 7] = [
 /// Streams once, with one side killed after `delay`, or nobody; what remains, or why it is wrong.
 fn once(work: Work, pid: i32, fate: Option<(Side, Duration)>) -> Result<Duration, String> {
     let place = Place::new();
-    let receiving = Receiving::start("tcp:127.0.0.1:0", &place.file("out"), &["--timeout", "5"]);
+    let receiving = Receiving::start("tcp:127.0.0.1:0", &place.file("out"), &[]);
     let args = [&["--level", work.level], work.more].concat();
     let begin = Instant::now();
     let mut sender = dump(pid, &receiving.address, &args).spawn().map_err(|e| e.to_string())?;
@@ -88,8 +90,8 @@ fn once(work: Work, pid: i32, fate: Option<(Side, Duration)>) -> Result<Duration
                 std::thread::sleep(Duration::from_millis(2));
             }
             if is_running(receiving.pid()) {
-                // Nobody had said hello: it still waits.
-                kill_nine(receiving.pid());
+                // Nobody had said hello, and it still waits; or it has had no CPU, and cleans up yet.
+                let _ = kill(Pid::from_raw(receiving.pid() as i32), Signal::SIGTERM);
             }
         }
         receiving.finish()
@@ -110,7 +112,8 @@ fn once(work: Work, pid: i32, fate: Option<(Side, Duration)>) -> Result<Duration
         }
         // Whoever says that all is well is right.
         Some(Side::Sender) if received.code == Some(0) && !complete => return Err(format!("{received:?}")),
-        Some(Side::Sender) if received.code.is_some_and(|code| code != 0) && complete => {
+        // 130: it was told to end.
+        Some(Side::Sender) if received.code.is_some_and(|code| ![0, 130].contains(&code)) && complete => {
             return Err(format!("an unfinished dump has its name: {received:?}"));
         }
         Some(Side::Receiver) if sent.code == Some(0) && !complete => return Err(format!("{sent:?}")),
@@ -167,14 +170,21 @@ fn either_side_killed_at_any_moment() {
             let delay = random.below(durations[at]);
             done += 1;
             let what = || format!("{:?}, {side:?} killed after {delay:?}", ALL[at]);
+            // Not of a target whose time was over before this machine got to the end of it.
             if let Err(reason) = once(ALL[at], target.pid(), Some((side, delay))) {
+                if !target.has_time(Duration::ZERO) {
+                    break;
+                }
                 failures.push(format!("{}: {reason}", what()));
                 break;
             }
             if let Err(left) = target.before.wait_clean(target.pid(), PATIENCE) {
                 // A region that stays is used and taken away by the next visit.
                 let again = once(ALL[at], target.pid(), None);
-                let clean = target.before.wait_clean(target.pid(), PATIENCE);
+                let clean = target.before.wait_clean(target.pid(), LONG);
+                if !target.has_time(Duration::ZERO) {
+                    break;
+                }
                 if again.is_err() || clean.is_err() {
                     failures.push(format!("{}: {left}, then {again:?} {clean:?}", what()));
                     break;
@@ -182,7 +192,9 @@ fn either_side_killed_at_any_moment() {
             }
         }
         // The next run succeeds.
-        if let Err(reason) = once(ALL[0], target.pid(), None) {
+        if let Err(reason) = once(ALL[0], target.pid(), None)
+            && target.has_time(Duration::ZERO)
+        {
             failures.push(format!("after kills: {reason}"));
         }
         if let Err(failure) = target.victim.result() {

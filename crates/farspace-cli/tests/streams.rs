@@ -169,7 +169,7 @@ fn a_cut_connection_leaves_nothing() {
             _ => at * whole / 32,
         };
         let place = Place::new();
-        let receiving = Receiving::start(ANY, &place.file("core"), &["--timeout", "5"]);
+        let receiving = Receiving::start(ANY, &place.file("core"), &[]);
         let (address, copied) = cut_after(after, &receiving.address);
         let sent = Run::of(&mut dump(victim.pid(), &address, &["--level", level]));
         if copied.join().expect("no panic") < after {
@@ -270,7 +270,7 @@ fn a_receiver_that_stalls() {
             }
             let sent = Run::ended(sender.wait_with_output().expect("an end"));
             sent.fails(6, &["nothing moved for 1 s", "--timeout"]);
-            assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
+            assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
         }
     }
     victim.finish().expect("unharmed");
@@ -280,11 +280,12 @@ fn a_receiver_that_stalls() {
 fn sent_midway(level: &str, fate: impl Fn(&mut Victim)) -> (Run, Victim) {
     let (mut victim, region) = memory("anon:128M");
     let place = Place::new();
-    let receiving = Receiving::start(ANY, &place.file("core"), &["--timeout", "10"]);
-    let (address, under_way) = slow(&receiving.address);
+    let receiving = Receiving::start(ANY, &place.file("core"), &[]);
+    let (address, under_way, goes_on) = slow(&receiving.address);
     let sender = dump(victim.pid(), &address, &["--level", level]).spawn().expect("starts");
     under_way.recv().expect("memory of the target");
     fate(&mut victim);
+    drop(goes_on);
     let sent = Run::ended(sender.wait_with_output().expect("an end"));
     let received = receiving.finish();
     if sent.code == Some(0) {
@@ -314,9 +315,20 @@ fn a_target_that_ends() {
 #[test]
 fn a_target_that_executes_another_program() {
     for level in LEVELS {
-        let (sent, mut victim) = sent_midway(level, |victim| victim.send("exec"));
-        assert!(victim.answer().expect("exec").starts_with("ready"), "{level}");
+        let execs = |victim: &mut Victim| {
+            assert!(victim.answer().expect("exec").starts_with("ready"), "{level}");
+        };
         // A frozen one does it later.
+        let is_frozen = level == "frozen";
+        let (sent, mut victim) = sent_midway(level, |victim| {
+            victim.send("exec");
+            if !is_frozen {
+                execs(victim);
+            }
+        });
+        if is_frozen {
+            execs(&mut victim);
+        }
         let is_complete = ["snapshot", "frozen"].contains(&level);
         assert_eq!(sent.code == Some(0), is_complete, "{level}: {}", sent.stderr);
         victim.check_detached().unwrap_or_else(|failure| panic!("{level}: {failure}"));
@@ -331,7 +343,9 @@ fn a_target_that_forks() {
     for level in LEVELS {
         let place = Place::new();
         let receiving = Receiving::start(ANY, &place.file("core"), &[]);
-        let sent = Run::of(&mut dump(victim.pid(), &receiving.address, &["--level", level, "--json"]));
+        // However long the stop takes on this machine, it is to be this level.
+        let args = ["--level", level, "--json", "--max-downtime", "60000"];
+        let sent = Run::of(&mut dump(victim.pid(), &receiving.address, &args));
         assert_ok(&sent);
         assert_ok(&receiving.finish());
         let report: serde_json::Value = serde_json::from_slice(&sent.stdout).expect("JSON");
@@ -361,7 +375,7 @@ fn one_instant_at_a_slow_receiver() {
         let region = victim.region("anon").expect("named");
         let place = Place::new();
         let receiving = Receiving::start(ANY, &place.file("core"), &[]);
-        let (address, _copied) = slow(&receiving.address);
+        let (address, _copied, _) = slow(&receiving.address);
         assert_ok(&Run::of(&mut dump(victim.pid(), &address, args)));
         assert_ok(&receiving.finish());
         assert_eq!(victim.command("exit").expect("unharmed"), "ok");
@@ -379,13 +393,15 @@ fn one_instant_at_a_slow_receiver() {
     }
 }
 
-/// A connection of some 100 MB/s; it says when there is some memory in it, and not only what comes before.
-fn slow(to: &str) -> (String, mpsc::Receiver<()>) {
+/// A connection of some 100 MB/s; it says when there is some memory in it, and not only what comes before, and then waits for
+/// the sender's end.
+fn slow(to: &str) -> (String, mpsc::Receiver<()>, mpsc::Sender<()>) {
     const BEFORE: usize = 1 << 20;
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = format!("tcp:{}", listener.local_addr().expect("bound"));
     let to = to.trim_start_matches("tcp:").to_owned();
     let (tell, under_way) = mpsc::channel();
+    let (goes_on, until) = mpsc::channel::<()>();
     thread::spawn(move || {
         let (mut from, _) = listener.accept().expect("a sender");
         let mut onward = TcpStream::connect(to).expect("a receiver");
@@ -403,10 +419,12 @@ fn slow(to: &str) -> (String, mpsc::Receiver<()>) {
             so_far += n;
             if so_far > BEFORE {
                 let _ = tell.send(());
+                // Once; nothing is ever sent.
+                let _ = until.recv();
             }
             thread::sleep(Duration::from_millis(2));
         }
         let _ = onward.shutdown(Shutdown::Write);
     });
-    (address, under_way)
+    (address, under_way, goes_on)
 }

@@ -3,9 +3,9 @@
 //! farspace is stopped in the middle, then the target's fate is sealed, then farspace goes on: it must end in time
 //! with a clear error and without an output, or with one that is complete.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -16,10 +16,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
 
+#[path = "common/midway.rs"]
+mod midway;
 #[path = "common/place.rs"]
 mod place;
 #[path = "common/run.rs"]
 mod run;
+#[path = "common/stopped.rs"]
+mod stopped;
 #[path = "common/victim.rs"]
 mod victim;
 
@@ -27,6 +31,8 @@ use place::Place;
 use run::Run;
 
 const LEVELS: [&str; 4] = ["converge", "snapshot", "frozen", "fuzzy"];
+/// How often at most something is begun anew that was over before this process got to it: it may have had no CPU for a while.
+const TRIES: u32 = 20;
 
 fn signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid as i32), signal).expect("a process to signal");
@@ -36,24 +42,6 @@ fn start(args: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_farspace"));
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().expect("farspace starts")
-}
-
-/// Stops farspace while it writes: once its nameless output in `directory` has pages. False if it was faster.
-fn stop_midway(farspace: &Child, directory: &Path) -> bool {
-    let descriptors = format!("/proc/{}/fd", farspace.id());
-    let is_growing = |entry: fs::DirEntry| {
-        let to = fs::read_link(entry.path()).unwrap_or_default();
-        to.starts_with(directory) && fs::metadata(entry.path()).is_ok_and(|m| m.blocks() > 64)
-    };
-    let begin = Instant::now();
-    while begin.elapsed() < Duration::from_secs(20) {
-        let Ok(entries) = fs::read_dir(&descriptors) else { return false };
-        if entries.flatten().any(is_growing) {
-            signal(farspace.id(), Signal::SIGSTOP);
-            return true;
-        }
-    }
-    panic!("farspace writes nothing");
 }
 
 /// The dump holds the whole region, and it is right.
@@ -77,7 +65,7 @@ fn finish(farspace: Child) -> Run {
     let begin = Instant::now();
     signal(farspace.id(), Signal::SIGCONT);
     let run = Run::ended(farspace.wait_with_output().expect("an end"));
-    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}: {}", begin.elapsed(), run.stderr);
+    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}: {}", begin.elapsed(), run.stderr);
     run
 }
 
@@ -87,9 +75,18 @@ fn dump_midway(level: &str, more: &[&str], fate: impl Fn(&mut Victim)) -> (Run, 
     let mut victim = victim::spawn("memory", &["anon:256M"]).expect("anonymous memory");
     let (pid, region) = (victim.pid().to_string(), victim.region("anon").expect("asked for"));
     let file = place.file("out");
-    let farspace = start(&[&["dump", &pid, "-o", &file.to_string_lossy(), "--level", level], more].concat());
-    let stopped = stop_midway(&farspace, place.path());
-    assert!(stopped, "{level}: over before it could be stopped");
+    let midway = || {
+        let mut farspace =
+            start(&[&["dump", &pid, "-o", &file.to_string_lossy(), "--level", level], more].concat());
+        if midway::stop(&mut farspace, place.path()) {
+            return Some(farspace);
+        }
+        let run = Run::ended(farspace.wait_with_output().expect("an end"));
+        assert_eq!(run.code, Some(0), "{level}: {}", run.stderr);
+        fs::remove_file(&file).expect("a core");
+        None
+    };
+    let farspace = (0..TRIES).find_map(|_| midway()).expect("over each time before it could be stopped");
     fate(&mut victim);
     let run = finish(farspace);
     if run.code == Some(0) {
@@ -105,27 +102,32 @@ fn dump_midway(level: &str, more: &[&str], fate: impl Fn(&mut Victim)) -> (Run, 
 #[test]
 fn killed_while_being_dumped() {
     for level in LEVELS {
-        let (run, victim) = dump_midway(level, &[], |victim| {
-            signal(victim.pid() as u32, Signal::SIGKILL);
-        });
-        // Half of the memory can't have been read any more.
-        assert_ne!((level, run.code), ("fuzzy", Some(0)));
-        assert_ne!((level, run.code), ("frozen", Some(0)));
-        drop(victim);
+        let is_refused = || {
+            let (run, _victim) = dump_midway(level, &[], |victim| {
+                signal(victim.pid() as u32, Signal::SIGKILL);
+            });
+            run.code == Some(1)
+        };
+        // Half of the memory can't be read any more, unless farspace was stopped late.
+        let tries = if ["fuzzy", "frozen"].contains(&level) { TRIES } else { 1 };
+        let is_ever_refused = (0..tries).any(|_| is_refused());
+        assert!(is_ever_refused || tries == 1, "{level}: complete each time");
     }
 }
 
 #[test]
 fn execing_while_being_dumped() {
     for level in LEVELS {
+        let has_answered = Cell::new(false);
         let (_, mut victim) = dump_midway(level, &[], |victim| {
-            victim.send("exec");
             // A frozen target execs later.
-            if level != "frozen" {
+            has_answered.set(!midway::is_held(victim.pid()));
+            victim.send("exec");
+            if has_answered.get() {
                 assert!(victim.answer().expect("exec").starts_with("ready"));
             }
         });
-        if level == "frozen" {
+        if !has_answered.get() {
             assert!(victim.answer().expect("exec").starts_with("ready"));
         }
         // The new program has nothing of farspace in it.
@@ -138,13 +140,24 @@ fn execing_while_being_dumped() {
 #[test]
 fn execing_while_being_read() {
     for mechanism in ["agent", "pidmem", "readv"] {
-        let (run, mut victim) = dump_midway("fuzzy", &["--mechanism", mechanism], |victim| {
-            victim.send("exec");
-            assert!(victim.answer().expect("exec").starts_with("ready"));
-        });
-        assert_eq!(run.code, Some(1), "{mechanism}: {}", run.stderr);
-        victim.check_detached().unwrap_or_else(|failure| panic!("{mechanism}: {failure}"));
-        victim.finish().unwrap_or_else(|failure| panic!("{mechanism}: {failure}"));
+        let is_refused = || {
+            let has_answered = Cell::new(false);
+            let (run, mut victim) = dump_midway("fuzzy", &["--mechanism", mechanism], |victim| {
+                has_answered.set(!midway::is_held(victim.pid()));
+                victim.send("exec");
+                if has_answered.get() {
+                    assert!(victim.answer().expect("exec").starts_with("ready"));
+                }
+            });
+            if !has_answered.get() {
+                assert!(victim.answer().expect("exec").starts_with("ready"));
+            }
+            victim.check_detached().unwrap_or_else(|failure| panic!("{mechanism}: {failure}"));
+            victim.finish().unwrap_or_else(|failure| panic!("{mechanism}: {failure}"));
+            run.code == Some(1)
+        };
+        // Unless farspace was stopped late, when it had read everything.
+        assert!((0..TRIES).any(|_| is_refused()), "{mechanism}: complete each time");
     }
 }
 
@@ -224,6 +237,8 @@ fn execing_all_the_time() {
             let run = Run::new(&["dump", &pid, "-o", &file.to_string_lossy(), "--level", level]);
             match run.code {
                 Some(0) => fs::remove_file(&file).expect("a core"),
+                // Late each time, on a busy machine, it may not have met the same program twice.
+                _ if run.stderr.contains("try again") || run.stderr.contains("prepare a visit") => {}
                 _ => run.fails(1, &[&pid, "ended or executed another program"]),
             }
             place.is_empty();

@@ -1,13 +1,13 @@
 //! The engine on small guests.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use farspace_abi::vcpu::{AREA_BYTES, area_of};
 use farspace_exec::{ARCH_I386, ARCH_X86_64, Engine, Event, Protection, Reg, RemoteAddr, Space, Vcpu};
 use rustix::io::Errno;
 
 const CODE: RemoteAddr = RemoteAddr(0x40_0000);
-const SOON: Option<Duration> = Some(Duration::from_secs(5));
+const SOON: Option<Duration> = Some(Duration::from_secs(30));
 
 fn guest(code: &[u8]) -> (Engine, Space, Vcpu) {
     let engine = Engine::new().expect("an engine");
@@ -192,6 +192,12 @@ fn ticks(pid: i32) -> u64 {
     fields.skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum()
 }
 
+/// Its state (field 3).
+fn state(pid: i32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+    stat.rsplit_once(") ").and_then(|(_, fields)| fields.chars().next()).expect("a state")
+}
+
 #[test]
 fn idle_guests_use_no_cpu() {
     // mov eax, 34 (pause); syscall
@@ -208,7 +214,13 @@ fn idle_guests_use_no_cpu() {
             (space, vcpu)
         })
         .collect();
-    std::thread::sleep(Duration::from_millis(100));
+    // Those that still look for their answer, or had no CPU to stop that, come to sleep first.
+    let begin = Instant::now();
+    while !guests.iter().all(|(_, vcpu)| state(vcpu.pid()) == 'S')
+        && begin.elapsed() < SOON.unwrap_or_default()
+    {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let sum = || guests.iter().map(|(_, vcpu)| ticks(vcpu.pid())).sum::<u64>();
     let before = sum();
     std::thread::sleep(Duration::from_secs(3));

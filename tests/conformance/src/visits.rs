@@ -5,7 +5,7 @@
 
 use crate::case::{Outcome, trial};
 use crate::world::unharmed;
-use farspace::Target;
+use farspace::{AttachOptions, Target};
 use farspace_victims::BLOCKING_KINDS;
 use farspace_victims::harness::{Failure, Victim};
 use farspace_victims::pace;
@@ -85,7 +85,10 @@ pub(crate) fn trials(backend: &str) -> Vec<Trial> {
 /// One attach and detach.
 fn visit(pid: i32, ends: Ends) -> Outcome {
     let allowed = |errno: Errno| matches!(ends, Ends::Gone | Ends::Whatever) && errno == Errno::SRCH;
-    let target = match Target::attach(pid) {
+    // Whoever gets no CPU for a second while an agent waits begins anew; after the usual two it would copy instead.
+    let usual = AttachOptions::default();
+    let patient = AttachOptions { stop_timeout: pace::limit(Duration::from_secs(20)), ..usual.clone() };
+    let target = match Target::attach_with(pid, if ends == Ends::Pages { &patient } else { &usual }) {
         Ok(target) => target,
         Err(error) if allowed(error.errno()) => return Ok(()),
         Err(error) => return Err(format!("attach: {error}").into()),
@@ -135,8 +138,8 @@ fn hazard(name: &str, args: &[&str], ends: Ends) -> Outcome {
 
 fn blocking(kind: &str) -> Outcome {
     // Some timeouts begin anew at each visit, and twenty visits take long on a busy machine: early ends, EINTR and
-    // hangs are the harm that is looked for.
-    let mut victim = Victim::spawn("blocking", &[kind, "--ms", "600", "--late-ms", "10000"])?;
+    // hangs, which are no answer, are the harm that is looked for.
+    let mut victim = Victim::spawn("blocking", &[kind, "--ms", "600", "--late-ms", "100000"])?;
     // Nobody can stop the parent of a vfork child: once is enough, for it takes its time.
     let visited =
         if kind == "vfork" { visit(victim.pid(), Ends::Served) } else { visits(victim.pid(), Ends::Pages) };
@@ -153,12 +156,17 @@ fn stopped() -> Outcome {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
         Ok(stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T')))
     };
-    let begin = Instant::now();
-    while !is_stopped()? && begin.elapsed() < pace::limit(Duration::from_secs(5)) {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    // A thread that was borrowed needs a CPU to stop again.
+    let comes_to_rest = || -> Result<bool, libtest_mimic::Failed> {
+        let begin = Instant::now();
+        while !is_stopped()? && begin.elapsed() < pace::limit(Duration::from_secs(20)) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        is_stopped()
+    };
+    comes_to_rest()?;
     let visited = visits(pid, Ends::Served).and_then(|()| {
-        if is_stopped()? { Ok(()) } else { Err("a stopped process was continued by the visits".into()) }
+        if comes_to_rest()? { Ok(()) } else { Err("a stopped process was continued by the visits".into()) }
     });
     farspace_victims::sys::kill(pid, libc::SIGCONT)?;
     judge(visited, unharmed(victim))

@@ -140,7 +140,7 @@ fn wait_blocking() -> Verdict {
         let mut end = || -> Result<String, String> {
             witness.check(crate::baseline::Left::Nothing)?;
             sys::write_all(&writer, b"x")?;
-            for _ in 0..5000 {
+            for _ in 0..20_000 {
                 if reaped.load(Ordering::SeqCst) == child {
                     witness.rebase()?;
                     return Ok(String::new());

@@ -8,6 +8,7 @@ use crate::{Verdict, control, pattern, sys};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ struct Shared {
 pub(crate) fn main(args: &[String]) -> Verdict {
     let shared = Arc::new(Shared::default());
     let all = ["fork", "mmap", "thread", "exec"].map(str::to_owned);
+    let mut rounds = Vec::new();
     for name in if args.is_empty() { &all[..] } else { args } {
         let storm: fn() -> Verdict = match name.as_str() {
             "fork" => fork,
@@ -37,7 +39,8 @@ pub(crate) fn main(args: &[String]) -> Verdict {
         };
         // Once in this thread: what is set up lazily is there before the first look.
         storm()?;
-        let shared = Arc::clone(&shared);
+        let (shared, count) = (Arc::clone(&shared), Arc::new(AtomicU64::new(0)));
+        rounds.push(Arc::clone(&count));
         sys::start_thread(name, move || {
             loop {
                 let running = shared.pause.read().unwrap_or_else(PoisonError::into_inner);
@@ -45,13 +48,18 @@ pub(crate) fn main(args: &[String]) -> Verdict {
                     shared.harm.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
                 }
                 drop(running);
+                count.fetch_add(1, Ordering::SeqCst);
                 std::thread::yield_now();
             }
         })?;
     }
-    // The witness takes the stack that the thread storm had cached: that one needs time to make another.
+    // The witness takes the stack that the thread storm had cached: that one makes another in its next round, which is at the
+    // latest the one after the present one.
     let mut witness = Witness::start()?;
-    sys::sleep(Duration::from_millis(50))?;
+    let so_far: Vec<u64> = rounds.iter().map(|count| count.load(Ordering::SeqCst)).collect();
+    while rounds.iter().zip(&so_far).any(|(count, so_far)| count.load(Ordering::SeqCst) < so_far + 2) {
+        sys::sleep(Duration::from_millis(1))?;
+    }
     {
         let _still = shared.pause.write().unwrap_or_else(PoisonError::into_inner);
         witness.rebase()?;

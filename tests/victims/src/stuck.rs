@@ -105,7 +105,7 @@ fn fetch(child: i32, number: i32) -> Result<OwnedFd, String> {
 /// Waits until the child sleeps in its getcwd.
 fn wait_for_the_fault(child: i32) -> Verdict {
     let wanted = libc::SYS_getcwd.to_string();
-    for _ in 0..5000 {
+    for _ in 0..20_000 {
         let now = std::fs::read_to_string(format!("/proc/{child}/syscall")).unwrap_or_default();
         if now.split_whitespace().next() == Some(&wanted) {
             return Ok(());

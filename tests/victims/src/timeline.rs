@@ -1,7 +1,8 @@
 //! Threads that look at the clock without a pause, and report the longest time they did not run.
 //!
-//! Time that a thread was ready to run but another task had its CPU (schedstat's run_delay) is not counted:
-//! what is left is time that it was stopped, or that the whole machine was.
+//! Only what begins with a switch that the scheduler didn't force (getrusage(2), ru_nvcsw) is counted: these threads never
+//! sleep, so that they were stopped. Time of it in which they were ready to run but another task had the CPU (schedstat's
+//! run_delay) is taken off. A machine that stands still as a whole makes no such switch.
 //!
 //! `reset` forgets; `report` answers `gap net_ns=N wall_ns=N at_ns=N stops=N samples=N`: the longest gap net of
 //! run-queue wait, the longest on the wall clock, when the former ended (CLOCK_MONOTONIC), how many were long enough for a
@@ -39,6 +40,8 @@ struct Shared {
     generation: AtomicU64,
     /// How often one did.
     restarts: AtomicU64,
+    /// How many have everything that they need, and look.
+    looking: AtomicU64,
 }
 
 pub(crate) fn main(args: &[String]) -> Verdict {
@@ -54,7 +57,9 @@ pub(crate) fn main(args: &[String]) -> Verdict {
             }
         })?;
     }
-    sys::sleep(std::time::Duration::from_millis(20))?;
+    while shared.looking.load(Ordering::SeqCst) < threads as u64 {
+        sys::sleep(std::time::Duration::from_millis(1))?;
+    }
     let mut witness = Witness::start()?;
     control::ready(&room.as_ref().map(Room::words).unwrap_or_default());
     control::serve(&mut witness, |_, words| match words {
@@ -87,6 +92,8 @@ fn sample(shared: &Shared) -> Verdict {
     let schedstat = File::open("/proc/thread-self/schedstat").map_err(|e| format!("schedstat: {e}"))?;
     let mut generation = shared.generation.load(Ordering::SeqCst);
     let mut delay = run_delay_ns(&schedstat)?;
+    let mut switches = own_switches()?;
+    shared.looking.fetch_add(1, Ordering::SeqCst);
     let mut last = sys::now_ns();
     let mut refreshed = last;
     let mut samples = 0;
@@ -99,7 +106,8 @@ fn sample(shared: &Shared) -> Verdict {
             continue;
         }
         let delay_now = run_delay_ns(&schedstat)?;
-        let net_ns = wall_ns.saturating_sub(delay_now - delay);
+        let was_stopped = own_switches()? != switches;
+        let net_ns = if was_stopped { wall_ns.saturating_sub(delay_now - delay) } else { 0 };
         delay = delay_now;
         let current = shared.generation.load(Ordering::SeqCst);
         if current == generation {
@@ -117,8 +125,19 @@ fn sample(shared: &Shared) -> Verdict {
         }
         samples = 0;
         // The time spent above is this thread's own.
+        switches = own_switches()?;
         last = sys::now_ns();
         refreshed = last;
+    }
+}
+
+/// How often this thread has given its CPU away.
+fn own_switches() -> Result<i64, String> {
+    // SAFETY: an all-zero rusage is valid, and valid for writes.
+    unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        sys::os("getrusage", libc::getrusage(libc::RUSAGE_THREAD, &mut usage))?;
+        Ok(usage.ru_nvcsw)
     }
 }
 

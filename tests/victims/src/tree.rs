@@ -149,9 +149,14 @@ impl Life {
         shared.put(slot, 0, self.rounds);
         shared.put(slot, 1, !self.rounds);
         let other = 1 - slot;
-        // In the order in which they are written.
-        let (first, second) = (shared.get(other, 0), !shared.get(other, 1));
-        if second != first && second != first + 1 {
+        // The first is written before the second. Where it stays the same the second is as new, or one round older.
+        let (first, second) = loop {
+            let (first, second) = (shared.get(other, 0), !shared.get(other, 1));
+            if shared.get(other, 0) == first {
+                break (first, second);
+            }
+        };
+        if second != first && second.wrapping_add(1) != first {
             return Err(format!("shared memory: {first} and {second}"));
         }
         Ok(())

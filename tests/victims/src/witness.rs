@@ -10,7 +10,7 @@ const BLOCK_BYTES: usize = 16 << 10;
 /// Between two rounds, so that a witness costs next to nothing.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Without a new round for this long, the process is as good as stopped.
-const PROGRESS_TIMEOUT: Duration = Duration::from_secs(5);
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Default)]
 struct Progress {

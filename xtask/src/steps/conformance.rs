@@ -5,5 +5,5 @@ use xshell::{Shell, cmd};
 
 pub(super) fn step(shell: &Shell) -> Step {
     let command = cmd!(shell, "cargo run --release --quiet --package farspace-conformance -- --color never");
-    Step::new("conformance", 8, command)
+    Step::new("conformance", 20, command)
 }

@@ -6,5 +6,5 @@ use xshell::{Shell, cmd};
 
 pub(super) fn step(shell: &Shell) -> Step {
     let command = cmd!(shell, "cargo run --package xtask --quiet -- kernel test --selftests --or-skip");
-    Step::new("kernel", 35, command)
+    Step::new("kernel", 60, command)
 }

@@ -4,5 +4,5 @@ use crate::step::Step;
 use xshell::{Shell, cmd};
 
 pub(super) fn step(shell: &Shell) -> Step {
-    Step::new("test", 25, cmd!(shell, "cargo test --workspace --no-fail-fast"))
+    Step::new("test", 60, cmd!(shell, "cargo test --workspace --no-fail-fast"))
 }

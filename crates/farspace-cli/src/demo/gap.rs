@@ -86,9 +86,16 @@ mod tests {
     fn sees_a_stop_and_not_a_sleep() {
         let longest = LongestGap::default();
         let mut meter = GapMeter::new(longest.clone()).unwrap();
-        std::thread::sleep(Duration::from_millis(30));
-        meter.look(Duration::from_millis(30)).unwrap();
-        assert!(longest.ns() < 25_000_000, "{longest:?}");
+        // A machine that stands still by itself in one try doesn't in all of them.
+        let is_unseen = (0..50).any(|_| {
+            meter.look(Duration::ZERO).unwrap();
+            longest.reset();
+            let begin = Instant::now();
+            std::thread::sleep(Duration::from_millis(30));
+            meter.look(begin.elapsed()).unwrap();
+            longest.ns() < 25_000_000
+        });
+        assert!(is_unseen, "{longest:?}");
         std::thread::sleep(Duration::from_millis(30));
         meter.look(Duration::ZERO).unwrap();
         assert!(longest.ns() > 20_000_000, "{longest:?}");

@@ -21,8 +21,9 @@ impl Target {
     pub(crate) fn start() -> Self {
         // One thread computes, one sleeps, one waits for both.
         let args = ["--threads", "1", "--seconds", &LIFE.as_secs().to_string()];
-        let victim = victim::spawn("checksum", &args).expect("everywhere");
+        // Before it begins: while it has time by this clock it hasn't come to its end.
         let since = Instant::now();
+        let victim = victim::spawn("checksum", &args).expect("everywhere");
         // Whatever is set up lazily: its sleeper sleeps.
         std::thread::sleep(Duration::from_millis(30));
         let before = View::of(victim.pid());

@@ -17,6 +17,8 @@ pub(crate) const LEVELS: [&str; 4] = ["converge", "snapshot", "frozen", "fuzzy"]
 pub(crate) fn dump(pid: i32, path: &Path, level: &str, more: &[&str]) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_farspace"));
     command.args(["dump", &pid.to_string(), "--json", "--level", level, "-o"]).arg(path).args(more);
+    // However long the stop takes on this machine, it is to be this level.
+    command.args(["--max-downtime", "60000"]);
     let output = command.stdin(Stdio::null()).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {}: {errors}", output.status);

@@ -41,7 +41,7 @@ pub(crate) fn assert_clean(pid: i32, before: &Footprint) {
     };
     let mut now = Footprint::of(pid);
     // A program may have a task of its own for a moment.
-    for _ in 0..200 {
+    for _ in 0..2000 {
         if is_clean(&now) {
             break;
         }

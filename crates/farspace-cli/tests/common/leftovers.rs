@@ -88,8 +88,10 @@ impl View {
         left
     }
 
-    /// Waits until nothing is left; else what is.
+    /// Waits until nothing is left; else what is. `patience` is for what may stay for the next visit: what only has to get a
+    /// CPU to go is waited for longer.
     pub(crate) fn wait_clean(&self, pid: i32, patience: Duration) -> Result<Duration, Left> {
+        const FOR_A_CPU: Duration = Duration::from_secs(20);
         let begin = Instant::now();
         loop {
             let mut left = self.difference(&Self::of(pid));
@@ -100,7 +102,8 @@ impl View {
                 left.0 = vec![("process", format!("{pid} is dead"))];
                 return Err(left);
             }
-            if begin.elapsed() > patience {
+            let may_stay = left.0.iter().all(|(kind, _)| [MAPPING, VDSO].contains(kind));
+            if begin.elapsed() > if may_stay { patience } else { patience.max(FOR_A_CPU) } {
                 return Err(left);
             }
             std::thread::sleep(Duration::from_millis(5));

@@ -51,7 +51,7 @@ impl Drop for Counter {
 }
 
 fn count(mut stream: UnixStream, stop: &AtomicBool) -> std::io::Result<Seen> {
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(120)))?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut seen = Seen { answers: 0, longest: Duration::ZERO };
     let mut line = String::new();

@@ -6,8 +6,9 @@ use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use farspace_image::criu::{ImageId, PageFlags, PageRun, Pagemap};
 use farspace_image::page_server::{Answer, MESSAGE_LEN, Request, Run};
@@ -36,13 +37,24 @@ impl Stage {
     fn serve(&self, name: &str, parent: Option<&str>, bytes: &[u8]) -> (Result<PageServerReport>, Vec<u8>) {
         let socket = self.path("socket");
         let receiver = Receiver::listen(&Address::Unix(socket.clone())).expect("listens");
-        let options = ReceiveOptions { timeout: Duration::from_millis(500), ..ReceiveOptions::default() };
+        // Nobody has to wait for it, and everybody may be without a CPU for a while.
+        let options = ReceiveOptions { timeout: Duration::from_secs(60), ..ReceiveOptions::default() };
         let parent = parent.map(|parent| self.path(parent));
+        let is_sent = AtomicBool::new(false);
         thread::scope(|scope| {
-            let client = scope.spawn(move || send(&socket, bytes));
-            // One that is turned away leaves the server waiting for another.
-            let begin = Instant::now();
-            let go_on = &mut |_| match begin.elapsed() > Duration::from_secs(2) {
+            let is_sent = &is_sent;
+            let client = scope.spawn(move || {
+                let answer = send(&socket, bytes);
+                is_sent.store(true, Ordering::SeqCst);
+                answer
+            });
+            // One that is turned away leaves the server waiting for another: a look every 50 ms.
+            let mut looks = 0;
+            let mut look = || {
+                looks += u32::from(is_sent.load(Ordering::SeqCst));
+                looks
+            };
+            let go_on = &mut |_| match look() > 40 {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             };

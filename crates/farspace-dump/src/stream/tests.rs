@@ -5,8 +5,10 @@ use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use farspace::Extent;
 use proptest::prelude::*;
@@ -16,8 +18,12 @@ use super::packer::Packer;
 use super::{Address, ReceiveOptions, ReceiveReport, Receiver, StreamError};
 use crate::{Error, Result};
 
-/// Short enough for a test that has to wait for it.
+/// Short enough for a test that has to wait for it; what is to come before must be there already.
 const SOON: Duration = Duration::from_millis(300);
+/// Where nobody has to wait for it, and everybody may be without a CPU for a while.
+const LONG: Duration = Duration::from_secs(60);
+/// Looks, 50 ms apart, of a receiver that nobody comes to any more.
+const IDLE_LOOKS: u32 = 40;
 
 /// A directory with a receiver's socket, and a name for what it receives.
 struct Stage {
@@ -39,14 +45,35 @@ impl Stage {
 
     /// Receives what `send` does with a connection; both results.
     fn receive<T: Send>(&self, send: impl FnOnce(&Path) -> T + Send) -> (Result<ReceiveReport>, T) {
+        self.receive_within(LONG, |socket, begun| {
+            drop(begun);
+            send(socket)
+        })
+    }
+
+    /// The same with so much patience, from when `send` drops the channel that it is given.
+    fn receive_within<T: Send>(
+        &self,
+        timeout: Duration,
+        send: impl FnOnce(&Path, mpsc::Sender<()>) -> T + Send,
+    ) -> (Result<ReceiveReport>, T) {
         let socket = self.socket();
         let receiver = Receiver::listen(&Address::Unix(socket.clone())).expect("listens");
-        let options = ReceiveOptions { timeout: SOON, ..ReceiveOptions::default() };
+        let options = ReceiveOptions { timeout, ..ReceiveOptions::default() };
+        let is_sent = AtomicBool::new(false);
         thread::scope(|scope| {
-            let sender = scope.spawn(move || send(&socket));
-            let begin = Instant::now();
+            let (begun, has_begun) = mpsc::channel();
+            let is_sent = &is_sent;
+            let sender = scope.spawn(move || {
+                let sent = send(&socket, begun);
+                is_sent.store(true, Ordering::SeqCst);
+                sent
+            });
+            let _ = has_begun.recv();
+            let mut looks = 0;
             let go_on = &mut |_| {
-                if begin.elapsed() > 20 * SOON { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                looks += u32::from(is_sent.load(Ordering::SeqCst));
+                if looks > IDLE_LOOKS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
             let received = receiver.receive(&self.output(), None, &options, go_on);
             drop(receiver);
@@ -174,9 +201,10 @@ fn a_stall_after_any_record_leaves_nothing() {
     let (bytes, begins) = stream(Kind::Directory);
     for cut in begins.into_iter().skip(1) {
         let stage = Stage::new();
-        let (received, ()) = stage.receive(|socket| {
+        let (received, ()) = stage.receive_within(SOON, |socket, begun| {
             let mut stream = UnixStream::connect(socket).expect("somebody listens");
             stream.write_all(&bytes[..cut + 3]).expect("taken");
+            drop(begun);
             // Until the receiver has had enough.
             let _ = stream.read_to_end(&mut Vec::new());
         });
@@ -192,20 +220,24 @@ fn a_stall_after_any_record_leaves_nothing() {
 #[test]
 fn a_trickle_is_a_stall() {
     let stage = Stage::new();
-    let begin = Instant::now();
-    let (received, ()) = stage.receive(|socket| {
+    let (received, sent) = stage.receive_within(SOON, |socket, begun| {
         let mut stream = UnixStream::connect(socket).expect("somebody listens");
         let (bytes, begins) = stream_of_much();
         stream.write_all(&bytes[..begins]).expect("taken");
+        drop(begun);
+        let mut sent = 0;
         for byte in &bytes[begins..] {
             if stream.write_all(&[*byte]).is_err() {
-                return;
+                break;
             }
+            sent += 1;
             thread::sleep(SOON / 4);
         }
+        sent
     });
     assert!(matches!(received, Err(Error::Stream { source: StreamError::Stalled(_), .. })), "{received:?}");
-    assert!(stage.is_empty() && begin.elapsed() < 10 * SOON);
+    // Some four are sent in that time, and 255 is all that there are.
+    assert!(stage.is_empty() && sent < 200, "{sent} bytes were sent");
 }
 
 fn stream_of_much() -> (Vec<u8>, usize) {
@@ -223,7 +255,9 @@ fn strangers_are_turned_away() {
     let strangers: [&[u8]; 5] =
         [b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", &[0; 4096], b"FARSPACE", &other_version];
     let stage = Stage::new();
-    let (received, ()) = stage.receive(|socket| {
+    // The silent one takes all that time.
+    let (received, ()) = stage.receive_within(Duration::from_secs(4), |socket, begun| {
+        drop(begun);
         for stranger in strangers {
             send(socket, stranger);
         }

@@ -40,9 +40,13 @@ impl Target {
         command.args(["--exact", "child::sleeper", "--ignored", "--test-threads=2"]);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let target = Self { child: command.spawn().expect("this test") };
-        let sleeps = |tid: &i32| target.proc(&format!("task/{tid}/syscall")).starts_with("230 ");
-        wait_for("threads", || target.threads().iter().any(sleeps));
-        std::thread::sleep(Duration::from_millis(50));
+        let is_in = |tid: &i32, nr: &str| target.proc(&format!("task/{tid}/syscall")).starts_with(nr);
+        // One sleeps, and the other waits for it (futex): nobody changes anything any more.
+        let waits = |tid: &i32| is_in(tid, "230 ") || is_in(tid, "202 ");
+        wait_for("threads", || {
+            let threads = target.threads();
+            threads.iter().all(waits) && threads.iter().any(|tid| is_in(tid, "230 "))
+        });
         target
     }
 

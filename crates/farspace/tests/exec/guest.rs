@@ -6,10 +6,13 @@ use std::process::{Command, Stdio};
 
 use farspace::{Error, ExecFlags, Result, SigContext, SigInfo, TargetId, process_vm_exec};
 
-use crate::child::Target;
+use crate::child::{Target, wait_for};
 
 /// Offset of the data in the page.
 pub(crate) const DATA: u64 = 0x800;
+
+/// `inc qword [rdi]; jmp back`, for ever.
+pub(crate) const COUNT: [u8; 5] = [0x48, 0xff, 0x07, 0xeb, 0xfb];
 
 /// One page in a target: code at its begin, data and stack in its second half.
 pub(crate) struct Guest {
@@ -56,6 +59,16 @@ impl Guest {
     /// Registers at the begin of the code.
     pub(crate) fn begin(&self) -> SigContext {
         SigContext { rip: self.page, rsp: self.page + 0xff0, eflags: 0x202, ..SigContext::default() }
+    }
+
+    /// The same of one that counts.
+    pub(crate) fn counting(&self) -> SigContext {
+        SigContext { rdi: self.page + DATA, ..self.begin() }
+    }
+
+    /// Waits until it has counted: the call has begun.
+    pub(crate) fn wait_for_count(&self) {
+        wait_for("the guest", || self.read(DATA) > 0);
     }
 
     pub(crate) fn run(&self, context: &mut SigContext) -> Result<SigInfo> {

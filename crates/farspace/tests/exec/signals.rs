@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::child::{Target, wait_for};
-use crate::guest::{Guest, bit, caller, errno};
+use crate::guest::{COUNT, Guest, bit, caller, errno};
 
 /// jmp self
 const SPIN: [u8; 2] = [0xeb, 0xfe];
@@ -20,14 +20,16 @@ fn thread() -> libc::pthread_t {
     unsafe { libc::pthread_self() }
 }
 
-fn send_soon(signals: &'static [(u64, i32)]) -> std::thread::JoinHandle<()> {
+/// Sends this thread a signal once its guest counts: before the call it would mean something else.
+fn interrupted<T>(guest: &Guest, signal: i32, call: impl FnOnce() -> T) -> T {
     let to = thread();
-    std::thread::spawn(move || {
-        for (after_ms, signal) in signals {
-            std::thread::sleep(Duration::from_millis(*after_ms));
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            guest.wait_for_count();
             // SAFETY: the thread waits for this one.
-            unsafe { libc::pthread_kill(to, *signal) };
-        }
+            unsafe { libc::pthread_kill(to, signal) };
+        });
+        call()
     })
 }
 
@@ -53,18 +55,17 @@ fn set_blocked(signal: i32, how: i32) {
 #[test]
 fn a_masked_signal_ends_a_spinning_guest() {
     let target = Target::start();
-    let guest = Guest::new(&target, &SPIN);
-    let mut context = guest.begin();
+    let guest = Guest::new(&target, &COUNT);
+    let mut context = guest.counting();
     // SIGALRM's default action would kill us.
-    let sender = send_soon(&[(30, libc::SIGALRM)]);
-    let info = guest.run_masked(&mut context, bit(libc::SIGALRM)).expect("a call");
-    sender.join().expect("it ended");
+    let call = || guest.run_masked(&mut context, bit(libc::SIGALRM)).expect("a call");
+    let info = interrupted(&guest, libc::SIGALRM, call);
     assert_eq!((info.signo(), info.code()), (libc::SIGALRM, -6));
     assert_eq!(
         u32::from_ne_bytes([info.bytes[16], info.bytes[17], info.bytes[18], info.bytes[19]]),
         std::process::id()
     );
-    assert_eq!(context.rip, guest.page);
+    assert!([guest.page, guest.page + 3].contains(&context.rip));
     assert!(!is_blocked(libc::SIGALRM));
 }
 
@@ -88,19 +89,18 @@ fn a_pending_signal_runs_no_instruction() {
 #[test]
 fn a_handler_gives_eintr_and_the_guest_goes_on() {
     let target = Target::start();
-    // cmp dword [rdi], 0; je back; syscall
-    let guest = Guest::new(&target, &[0x83, 0x3f, 0, 0x74, 0xfb, 0x0f, 5]);
-    let mut context = guest.begin();
-    context.rdi = guest.page + 0x800;
+    // inc qword [rdi]; cmp dword [rsi], 0; je back; syscall
+    let guest = Guest::new(&target, &[0x48, 0xff, 7, 0x83, 0x3e, 0, 0x74, 0xf8, 0x0f, 5]);
+    let mut context = guest.counting();
+    context.rsi = guest.page + 0x900;
     context.r12 = 12;
     // SAFETY: the handler only counts.
     unsafe { libc::signal(libc::SIGUSR1, count as extern "C" fn(i32) as usize) };
-    let sender = send_soon(&[(20, libc::SIGUSR1)]);
-    assert_eq!(guest.run(&mut context).map_err(|e| errno(&e)), Err(libc::EINTR));
-    sender.join().expect("it ended");
+    let ended = interrupted(&guest, libc::SIGUSR1, || guest.run(&mut context).map_err(|e| errno(&e)));
+    assert_eq!(ended, Err(libc::EINTR));
     assert_eq!((HANDLED.load(Ordering::SeqCst), context.r12), (1, 12));
-    assert!((guest.page..guest.page + 5).contains(&context.rip));
-    guest.write(0x800, &[1]);
+    assert!((guest.page..guest.page + 8).contains(&context.rip));
+    guest.write(0x900, &[1]);
     assert_eq!(guest.run(&mut context).expect("a call").signo(), libc::SIGSYS);
 }
 

@@ -116,7 +116,9 @@ fn trees() {
     places.same(&["ln", "words", "copy/hard"]);
     places.same(&["chmod", "600", "copy/script"]);
     places.same(&["touch", "-d", "2001-02-03 04:05:06", "copy/touched"]);
-    places.same(&["stat", "-c", "%n %s %a %F %Y %h", "copy/touched", "copy/hard", "copy"]);
+    places.same(&["stat", "-c", "%n %s %a %F %Y %h", "copy/touched", "copy/hard"]);
+    // The two directories were changed one after the other, maybe not in the same second.
+    places.same(&["stat", "-c", "%n %s %a %F %h", "copy"]);
     places.same(&["rmdir", "tree/empty", "tree/a"]);
     places.same(&["readlink", "copy/dangling"]);
     places.same(&["truncate", "-s", "1000", "copy/hard"]);

@@ -9,7 +9,8 @@ use farspace_victims::pattern;
 use libtest_mimic::Failed;
 use rustix::io::Errno;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 const READ: u64 = libc::PROT_READ as u64;
 const WRITE: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
@@ -155,16 +156,24 @@ pub(super) fn interrupted() -> Outcome {
         let _handler = Disposition::set(libc::SIGUSR2, nothing as *const () as libc::sighandler_t, flags)?;
         let pipe = Pipe::new()?;
         let (caller, data) = (tid(), room.data.addr);
+        let (is_over, begin) = (AtomicBool::new(false), Instant::now());
         let result = std::thread::scope(|scope| {
             let sender = scope.spawn(|| -> Outcome {
-                std::thread::sleep(Duration::from_millis(200));
-                signal_thread(caller, libc::SIGUSR2)?;
-                // Should it be restarted, there is something to read.
-                std::thread::sleep(Duration::from_millis(200));
-                rustix::io::write(&pipe.writer, b"late")?;
+                // Repeated, for the first may come before the call waits.
+                while !is_over.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(200));
+                    signal_thread(caller, libc::SIGUSR2)?;
+                    // Should it be restarted, there is something to read.
+                    if flags == libc::SA_RESTART || begin.elapsed() > Duration::from_secs(20) {
+                        std::thread::sleep(Duration::from_millis(200));
+                        rustix::io::write(&pipe.writer, b"late")?;
+                        break;
+                    }
+                }
                 Ok(())
             });
             let result = room.syscall(libc::SYS_read, &[pipe.reader.as_raw_fd() as u64, data, 8]);
+            is_over.store(true, Ordering::SeqCst);
             sender.join().map_err(|_| "the sender panicked")??;
             Ok::<_, Failed>(result)
         })?;

@@ -146,7 +146,7 @@ impl Drop for Disposition {
 
 /// Waits until `done`.
 pub(super) fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool, Failed>) -> Outcome {
-    const TIMEOUT: Duration = Duration::from_secs(10);
+    const TIMEOUT: Duration = Duration::from_secs(20);
     let begin = Instant::now();
     while !done()? {
         if begin.elapsed() > pace::limit(TIMEOUT) {

@@ -28,9 +28,9 @@ pub(super) const X86_64: u32 = 0xc000_003e;
 /// AUDIT_ARCH_I386.
 pub(super) const I386: u32 = 0x4000_0003;
 /// What is left of a call has this long to go.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// For a guest that is expected to run.
-const RUN_TIMEOUT: Duration = Duration::from_secs(10);
+const RUN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A range of the target, filled with a pattern.
 #[derive(Clone, Copy, Debug)]

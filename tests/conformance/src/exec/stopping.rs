@@ -38,7 +38,7 @@ pub(super) fn stop_and_continue() -> Outcome {
 }
 
 pub(super) fn kill() -> Outcome {
-    const PROMPT: Duration = Duration::from_secs(2);
+    const PROMPT: Duration = Duration::from_secs(20);
     let room = Room::counting(guest::spin())?;
     for _ in 0..5 {
         room.write(room.data.addr, &[0; 16])?;

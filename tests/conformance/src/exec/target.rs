@@ -144,7 +144,7 @@ fn while_traced(room: &Room, call: impl FnOnce() -> Outcome) -> Outcome {
 
 /// Served, or refused with a reason, and soon.
 fn served_or_refused(room: &Room) -> Outcome {
-    const SOON: Duration = Duration::from_secs(10);
+    const SOON: Duration = Duration::from_secs(30);
     let begin = Instant::now();
     match room.call(&mut room.context(), 0, 0) {
         Ok(info) => expect("event", &info.signo(), &libc::SIGSYS)?,

@@ -54,7 +54,7 @@ fn drain(fd: &OwnedFd, mut len: usize) -> Result<(), String> {
     while len > 0 {
         let mut entry = libc::pollfd { fd: raw(fd), events: libc::POLLIN, revents: 0 };
         // SAFETY: one valid pollfd.
-        must_return("poll for the rest", unsafe { libc::poll(&mut entry, 1, 2000) }, 1)?;
+        must_return("poll for the rest", unsafe { libc::poll(&mut entry, 1, 20_000) }, 1)?;
         let most = len.min(buffer.len());
         match sys::read(fd, &mut buffer[..most])? {
             0 => return Err(format!("pipe ended {len} bytes early")),

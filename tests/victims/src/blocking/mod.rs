@@ -162,7 +162,7 @@ pub(crate) fn main(args: &[String]) -> Verdict {
     let (verdicts, verdict) = sys::pipe()?;
     let target = sys::fork(|| target(&mut call, kind, &commands, &verdict))?;
     drop((commands, verdict));
-    await_blocked(target, kind.nr)?;
+    await_blocked(target, kind.nr, &verdicts)?;
     control::say(&format!("ready {target} {wanted}"));
     let result = control_target(&mut call, kind, target, &command, &verdicts);
     if result.is_err() {
@@ -204,6 +204,9 @@ fn control_target(
     let begin = Instant::now();
     if !kind.timed {
         control::wait_for_go()?;
+        // A visit that has just ended may have let it go a moment before it is in its call again: what is done to it by then
+        // (a signal, a wake-up) would be lost. Where it doesn't come back it says why below.
+        let _ = await_blocked(target, kind.nr, verdicts);
         if let Err(reason) = (call.release)(target) {
             // Most often because the target is not in the call any more: then it said why.
             sys::kill(target, libc::SIGKILL)?;
@@ -245,19 +248,29 @@ fn line(fd: &OwnedFd) -> Result<String, String> {
     }
 }
 
-/// Waits until the kernel shows `pid` inside system call `nr`.
-fn await_blocked(pid: i32, nr: libc::c_long) -> Verdict {
+/// Waits until the kernel shows `pid` inside system call `nr`, or it has a verdict: a call with a timeout may be over before
+/// this process has looked once.
+fn await_blocked(pid: i32, nr: libc::c_long, verdicts: &OwnedFd) -> Verdict {
+    let calls = [nr, libc::SYS_restart_syscall].map(|nr| nr.to_string());
     let begin = Instant::now();
     let path = format!("/proc/{pid}/syscall");
     let mut seen = String::new();
-    while begin.elapsed() < pace::limit(Duration::from_secs(5)) {
+    while begin.elapsed() < pace::limit(Duration::from_secs(20)) {
         seen = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
-        if seen.split_whitespace().next() == Some(nr.to_string().as_str()) {
+        let is_in = |call: &String| seen.split_whitespace().next() == Some(call.as_str());
+        if calls.iter().any(is_in) || is_readable(verdicts) {
             return Ok(());
         }
         sys::sleep(Duration::from_millis(1))?;
     }
     Err(format!("the target isn't in system call {nr} but {}", seen.trim()))
+}
+
+/// Whether there is something to read, or the end.
+fn is_readable(fd: &OwnedFd) -> bool {
+    let mut entry = libc::pollfd { fd: raw(fd), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid pollfd.
+    unsafe { libc::poll(&mut entry, 1, 0) > 0 }
 }
 
 trait Names {

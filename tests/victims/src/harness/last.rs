@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 pub(super) const MARK: &str = "FARSPACE_VICTIM_MARK";
 
 /// What shares a victim's memory has this long to go after it.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(20);
 const REAP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Every thread of a process with its state and tracer, for a message.
