@@ -4,7 +4,7 @@
 //! is named by a pidfd, so that it is that task that is killed and no other, and the addresses are given back when the
 //! last of them has ended.
 //!
-//! Invariants: SAFETY.md, 8 and 18.
+//! Invariants: SAFETY.md, 8 and 20.
 
 use core::ptr;
 

@@ -1,6 +1,6 @@
 //! The ranges of a request, and how far they have been moved.
 //!
-//! Invariants: SAFETY.md, 11.
+//! Invariants: SAFETY.md, 13.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

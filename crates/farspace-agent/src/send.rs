@@ -4,7 +4,7 @@
 //! Nothing here waits but [`serve::wait`], which sees the end of the host and of the target, and a request that is given
 //! up.
 //!
-//! Invariants: SAFETY.md, 8 and 11.
+//! Invariants: SAFETY.md, 8 and 13.
 
 use core::sync::atomic::Ordering;
 

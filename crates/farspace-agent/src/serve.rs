@@ -1,6 +1,6 @@
 //! The request loop, shared by the agent and the snapshot child.
 //!
-//! Invariants: SAFETY.md, 8 and 11.
+//! Invariants: SAFETY.md, 8 and 13.
 
 use core::hint::spin_loop;
 use core::ptr;

@@ -1,7 +1,7 @@
 //! The memory file of a space: orders, scratch page and vCPU areas, mapped here and there.
 //!
 //! Everything but the orders is writable by the guest at any time: it is only accessed through atomics, and each value
-//! is read once and checked. Invariants: SAFETY.md, 11.
+//! is read once and checked. Invariants: SAFETY.md, 13.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr;

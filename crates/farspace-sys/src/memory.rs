@@ -1,6 +1,6 @@
 //! Reading and writing another process's memory by copy.
 //!
-//! Invariants: SAFETY.md, 11 and 12.
+//! Invariants: SAFETY.md, 13 and 14.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd};

@@ -1,6 +1,6 @@
 //! Which pages of a process are there (Documentation/admin-guide/mm/pagemap.rst).
 //!
-//! Invariants: SAFETY.md, 12.
+//! Invariants: SAFETY.md, 14.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -1,6 +1,6 @@
 //! vmsplice(2), splice(2) and pipe sizes.
 //!
-//! Invariants: SAFETY.md, 12.
+//! Invariants: SAFETY.md, 14.
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 

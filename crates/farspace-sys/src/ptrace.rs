@@ -3,7 +3,7 @@
 //! [`Running`] and [`Stopped`] own the tracing: dropped, they let the thread go as it was found. Everything
 //! must happen on the one thread of the caller that seized (ptrace(2)), so neither type is `Send`.
 //!
-//! Invariants: SAFETY.md, 1, 3, 7 and 14.
+//! Invariants: SAFETY.md, 1, 3, 7 and 16.
 
 use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop};

@@ -1,6 +1,6 @@
 //! Memory shared with the agent.
 //!
-//! Invariants: SAFETY.md, 11.
+//! Invariants: SAFETY.md, 13.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr;

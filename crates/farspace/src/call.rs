@@ -1,6 +1,6 @@
 //! process_vmsplice as a safe function.
 //!
-//! Invariants: SAFETY.md, 12.
+//! Invariants: SAFETY.md, 14.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 

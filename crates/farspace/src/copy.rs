@@ -1,6 +1,6 @@
 //! The copying fallbacks: the same results as without a copy, but for the copy.
 //!
-//! Invariants: SAFETY.md, 12.
+//! Invariants: SAFETY.md, 14.
 
 use std::os::fd::BorrowedFd;
 

@@ -1,6 +1,6 @@
 //! The system call's own shape.
 //!
-//! Invariants: SAFETY.md, 12.
+//! Invariants: SAFETY.md, 14.
 
 use std::os::fd::BorrowedFd;
 

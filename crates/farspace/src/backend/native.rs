@@ -1,6 +1,6 @@
 //! A kernel that has the two system calls.
 //!
-//! Invariants: SAFETY.md, 12.
+//! Invariants: SAFETY.md, 14.
 
 use std::sync::OnceLock;
 

@@ -1,6 +1,6 @@
 //! process_vm_exec in the system call's own shape.
 //!
-//! Invariants: SAFETY.md, 12.
+//! Invariants: SAFETY.md, 14.
 
 use farspace_abi::exec::{SigContext, SigInfo};
 use rustix::io::Errno;

@@ -3,7 +3,7 @@
 //! Everything is copied in once and out once: what another thread does to the caller's structures meanwhile changes
 //! what is run or is overwritten, and nothing else.
 //!
-//! Invariants: SAFETY.md, 12 and 19 to 21.
+//! Invariants: SAFETY.md, 14 and 21 to 23.
 
 use farspace_abi::exec::{SigContext, SigInfo};
 use farspace_exec::{Context, Outcome, Signals, Vector};

@@ -1,6 +1,6 @@
 //! The two system calls, by pidfd.
 //!
-//! Invariants: SAFETY.md, 12.
+//! Invariants: SAFETY.md, 14.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 

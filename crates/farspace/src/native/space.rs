@@ -3,7 +3,7 @@
 //! The kernel's calls name a process, and act on the memory that it has at that moment. A handle stands for one
 //! program: so what tells a program from the next one that the process executes is looked at before and after.
 //!
-//! Invariants: SAFETY.md, 12.
+//! Invariants: SAFETY.md, 14.
 
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
