@@ -3,7 +3,8 @@
 //! A place on the floor stands for two CPUs. A thread takes a free one for the length of a run. One that does little
 //! between its runs is *busy*: it keeps its place from run to run and, where there is none left, waits for its turn
 //! instead of getting in the way of those that look. So any number of busy guests gets through as many system calls as one does.
-//! A turn ends after a slice if others wait, and a place that isn't used for a while is taken away.
+//! A turn ends after a slice if others wait, and a place that isn't used for a while is taken away. With one CPU there are no
+//! places, and nobody waits.
 //!
 //! One lock, held for a few instructions; nothing else is locked meanwhile.
 
@@ -194,6 +195,9 @@ impl Turn {
 
     fn begin(&self, notice: Option<(&Arc<Notice>, Option<Duration>)>, until: &mut Option<Instant>) -> bool {
         let floor = Floor::get();
+        if floor.places.is_empty() {
+            return false;
+        }
         let runs = self.runs.get().wrapping_add(1);
         self.runs.set(runs);
         if let Some(ended) = self.ended.take()
