@@ -115,24 +115,31 @@ fn killed_while_being_dumped() {
     }
 }
 
+/// Dumps a victim that executes another program in the middle: that is unharmed, and has nothing of farspace in it.
+fn exec_midway(level: &str, more: &[&str]) -> Run {
+    let context = format!("{level}, {more:?}");
+    let is_ready = |victim: &mut Victim| assert!(victim.answer().expect("exec").starts_with("ready"));
+    let was_held = Cell::new(false);
+    let (run, mut victim) = dump_midway(level, more, |victim| {
+        // A frozen target execs later.
+        was_held.set(midway::is_held(victim.pid()));
+        victim.send("exec");
+        if !was_held.get() {
+            is_ready(victim);
+        }
+    });
+    if was_held.get() {
+        is_ready(&mut victim);
+    }
+    victim.check_detached().unwrap_or_else(|failure| panic!("{context}: {failure}"));
+    victim.finish().unwrap_or_else(|failure| panic!("{context}: {failure}"));
+    run
+}
+
 #[test]
 fn execing_while_being_dumped() {
     for level in LEVELS {
-        let has_answered = Cell::new(false);
-        let (_, mut victim) = dump_midway(level, &[], |victim| {
-            // A frozen target execs later.
-            has_answered.set(!midway::is_held(victim.pid()));
-            victim.send("exec");
-            if has_answered.get() {
-                assert!(victim.answer().expect("exec").starts_with("ready"));
-            }
-        });
-        if !has_answered.get() {
-            assert!(victim.answer().expect("exec").starts_with("ready"));
-        }
-        // The new program has nothing of farspace in it.
-        victim.check_detached().unwrap_or_else(|failure| panic!("{level}: {failure}"));
-        victim.finish().unwrap_or_else(|failure| panic!("{level}: {failure}"));
+        exec_midway(level, &[]);
     }
 }
 
@@ -140,23 +147,8 @@ fn execing_while_being_dumped() {
 #[test]
 fn execing_while_being_read() {
     for mechanism in ["agent", "pidmem", "readv"] {
-        let is_refused = || {
-            let has_answered = Cell::new(false);
-            let (run, mut victim) = dump_midway("fuzzy", &["--mechanism", mechanism], |victim| {
-                has_answered.set(!midway::is_held(victim.pid()));
-                victim.send("exec");
-                if has_answered.get() {
-                    assert!(victim.answer().expect("exec").starts_with("ready"));
-                }
-            });
-            if !has_answered.get() {
-                assert!(victim.answer().expect("exec").starts_with("ready"));
-            }
-            victim.check_detached().unwrap_or_else(|failure| panic!("{mechanism}: {failure}"));
-            victim.finish().unwrap_or_else(|failure| panic!("{mechanism}: {failure}"));
-            run.code == Some(1)
-        };
         // Unless farspace was stopped late, when it had read everything.
+        let is_refused = || exec_midway("fuzzy", &["--mechanism", mechanism]).code == Some(1);
         assert!((0..TRIES).any(|_| is_refused()), "{mechanism}: complete each time");
     }
 }
