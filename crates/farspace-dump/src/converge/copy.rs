@@ -1,6 +1,6 @@
 //! Moving pages into the file: long runs by splice, short ones together.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use farspace::Extent;
 use farspace_image::core_file::Segment;
@@ -35,7 +35,9 @@ pub(super) struct Copier {
     /// Bytes that are left for the header.
     pub(super) room: u64,
     /// How fast short runs are had from the target.
-    pub(super) speed: Speed,
+    speed: Speed,
+    /// How fast more than can be held is had and written: the last time that there was so much.
+    speed_to_file: Speed,
     /// Pages that have been written to the file.
     written: PageSet,
     /// Pages that couldn't be had.
@@ -52,6 +54,7 @@ impl Copier {
             places: Places::from(room),
             room,
             speed: Speed::default(),
+            speed_to_file: Speed::default(),
             written: PageSet::default(),
             unreadable: PageSet::default(),
             done: Progress { done_bytes: 0, total_bytes: 0 },
@@ -82,6 +85,11 @@ impl Copier {
         self.by_length(to, origin, gather, work, LIVE)?;
         self.note(work);
         Ok(())
+    }
+
+    /// How long so many bytes take in the stop.
+    pub(super) fn time_for(&self, bytes: u64) -> Duration {
+        if bytes <= HELD as u64 { self.speed.time_for(bytes) } else { self.speed_to_file.time_for(bytes) }
     }
 
     /// Copies from a target that stands still. What fits is only held: [`Copier::finish`] writes it.
@@ -135,10 +143,15 @@ impl Copier {
         work: &Work,
         limit: usize,
     ) -> Result<()> {
+        let begin = Instant::now();
         to.place.extend(self.places.end())?;
         let is_long = |run: &Run| run.piece.range.len >= LONG && run.route == Route::Any;
         self.spliced(to, origin, work.runs.iter().filter(|run| is_long(run)))?;
-        self.gathered(to, origin, gather, work.runs.iter().filter(|run| !is_long(run)), limit)
+        self.gathered(to, origin, gather, work.runs.iter().filter(|run| !is_long(run)), limit)?;
+        if work.bytes > HELD as u64 {
+            self.speed_to_file = Speed::of(work.bytes, begin.elapsed());
+        }
+        Ok(())
     }
 
     fn note(&mut self, work: &Work) {
@@ -282,5 +295,19 @@ impl Copier {
             (bytes > 0).then(|| (planned.mapping.name.clone(), bytes))
         };
         Ok(planned.iter().filter_map(missing).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_written_in_the_stop_too() {
+        let mut copier = Copier::new(1, 0);
+        copier.speed.add(4 << 20, Duration::from_millis(1));
+        copier.speed_to_file = Speed::of(4 << 20, Duration::from_millis(4));
+        assert_eq!(copier.time_for(HELD as u64), Duration::from_micros(2500));
+        assert_eq!(copier.time_for(16 << 20), Duration::from_millis(16));
     }
 }

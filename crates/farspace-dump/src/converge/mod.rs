@@ -203,7 +203,7 @@ impl Convergence {
             scan_ns: nanos(scan),
             copy_ns: nanos(copy),
             stop_ns: nanos(changes.stop),
-            stop_estimate_ns: nanos(scan + self.copier.speed.time_for(changed_bytes)),
+            stop_estimate_ns: nanos(scan + self.copier.time_for(changed_bytes)),
         });
         Ok(())
     }
@@ -241,7 +241,7 @@ impl Convergence {
 
     /// How long so many bytes take, as measured so far.
     pub(crate) fn time_for(&self, bytes: u64) -> Duration {
-        self.copier.speed.time_for(bytes)
+        self.copier.time_for(bytes)
     }
 
     /// Copies what is left in the stop.

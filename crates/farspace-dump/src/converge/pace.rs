@@ -32,6 +32,10 @@ pub(super) struct Speed {
 }
 
 impl Speed {
+    pub(super) fn of(bytes: u64, time: Duration) -> Self {
+        Self { bytes, time }
+    }
+
     pub(super) fn add(&mut self, bytes: u64, time: Duration) {
         self.bytes += bytes;
         self.time += time;
