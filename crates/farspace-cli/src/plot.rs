@@ -96,12 +96,13 @@ pub(crate) struct Bar {
     pub(crate) name: &'static str,
     pub(crate) per_s: f64,
     pub(crate) p999_ms: f64,
+    pub(crate) longest_ms: f64,
 }
 
 /// One of the numbers.
 type Quantity = fn(&Bar) -> f64;
 
-/// Draws throughput and latency of services: two panels for each.
+/// Draws throughput and latency of services: three panels for each.
 pub(crate) fn services(path: &Path, groups: &[Group]) -> Result<(), Failure> {
     let mut svg = String::new();
     panels(&mut svg, groups).map_err(|error| failure(path, &std::io::Error::other(error)))?;
@@ -111,14 +112,19 @@ pub(crate) fn services(path: &Path, groups: &[Group]) -> Result<(), Failure> {
 fn panels(svg: &mut String, groups: &[Group]) -> Result<(), String> {
     let text = |e: DrawingAreaErrorKind<std::io::Error>| e.to_string();
     let height = 260 * groups.len().max(1) as u32;
-    let area = SVGBackend::with_string(svg, (SIZE.0, height)).into_drawing_area();
+    // A freeze meets few requests: it shows in the longest latency.
+    let quantities: [(&str, Quantity); 3] = [
+        ("requests per second", |bar| bar.per_s),
+        ("p99.9 latency, ms", |bar| bar.p999_ms),
+        ("longest latency, ms", |bar| bar.longest_ms),
+    ];
+    let width = 380 * quantities.len() as u32;
+    let area = SVGBackend::with_string(svg, (width, height)).into_drawing_area();
     area.fill(&WHITE).map_err(text)?;
-    let cells = area.split_evenly((groups.len().max(1), 2));
-    for (group, cells) in groups.iter().zip(cells.chunks(2)) {
-        let quantities: [(&str, Quantity); 2] =
-            [("requests per second", |bar| bar.per_s), ("p99.9 latency, ms", |bar| bar.p999_ms)];
-        for ((label, of), cell) in quantities.into_iter().zip(cells) {
-            let highest = group.bars.iter().map(of).fold(f64::MIN_POSITIVE, f64::max);
+    let cells = area.split_evenly((groups.len().max(1), quantities.len()));
+    for (group, cells) in groups.iter().zip(cells.chunks(quantities.len())) {
+        for ((label, of), cell) in quantities.iter().zip(cells) {
+            let highest = group.bars.iter().map(*of).fold(f64::MIN_POSITIVE, f64::max);
             let nr = group.bars.len();
             let mut chart = ChartBuilder::on(cell)
                 .caption(format!("{}: {label}", group.name), ("sans-serif", 15))

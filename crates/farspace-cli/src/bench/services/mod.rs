@@ -140,6 +140,7 @@ fn measure(
             name: visit.name(),
             per_s: middle(|seen| seen.per_s),
             p999_ms: middle(|seen| seen.p999_ms),
+            longest_ms: middle(|seen| seen.max_ms),
         });
     }
     Ok(group)
