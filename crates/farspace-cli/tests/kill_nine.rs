@@ -20,7 +20,7 @@ mod random;
 mod victim;
 
 use computing::Target;
-use leftovers::Left;
+use leftovers::{LONG, Left};
 use place::Place;
 use random::Random;
 
@@ -30,8 +30,6 @@ const KILLS: u32 = 500;
 const LAST: Duration = Duration::from_secs(2);
 /// How long the leftovers of a killed farspace may take to vanish: the agent waits 1 s for a host that is dead.
 const PATIENCE: Duration = Duration::from_millis(1_800);
-/// And those of one that wasn't killed, on a busy machine.
-const LONG: Duration = Duration::from_secs(20);
 /// Where a process that attaches and says when it begins to is asked for: a test of this program.
 const ATTACHER: &str = "FARSPACE_TEST_ATTACH";
 

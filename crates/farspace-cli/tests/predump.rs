@@ -28,7 +28,7 @@ mod stopped;
 mod victim;
 
 use chain::{Chain, PAGE};
-use leftovers::View;
+use leftovers::{LONG, View};
 use mount::Mounted;
 use place::Place;
 use run::Run;
@@ -37,8 +37,6 @@ use run::Run;
 const KILLS: u32 = 60;
 /// How long the leftovers of a killed farspace may take to vanish: the agent waits 1 s for a host that is dead.
 const PATIENCE: Duration = Duration::from_millis(1_800);
-/// And those of one that wasn't killed, on a busy machine.
-const LONG: Duration = Duration::from_secs(20);
 /// How often at most something is begun anew that was over before this process got to it: it may have had no CPU for a while.
 const TRIES: u32 = 20;
 

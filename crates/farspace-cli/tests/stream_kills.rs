@@ -26,6 +26,7 @@ mod stream;
 mod victim;
 
 use computing::Target;
+use leftovers::LONG;
 use place::Place;
 use random::Random;
 use run::Run;
@@ -36,8 +37,6 @@ const KILLS: u32 = 300;
 const LAST: Duration = Duration::from_secs(5);
 /// How long the leftovers of a killed farspace may take to vanish: the agent waits 1 s for a host that is dead.
 const PATIENCE: Duration = Duration::from_millis(2_500);
-/// And those of one that wasn't killed, on a busy machine.
-const LONG: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {

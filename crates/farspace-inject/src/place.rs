@@ -330,11 +330,12 @@ impl Visit<'_> {
     /// leaves by itself.
     fn settle(&self) {
         let look = || Ok(Region::is_at_rest(self.region.at, self.pid, self.memory).then_some(()));
-        let _ = if self.is_kept {
-            keeper::run_until(self.pid, 2 * START, look)
-        } else {
-            wait_for(2 * START, look)
-        };
+        let _ = self.wait_for(2 * START, look);
+    }
+
+    /// As the function of this name; where the agent is kept, it and the helper are let run meanwhile.
+    fn wait_for<T>(&self, limit: Duration, look: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+        if self.is_kept { keeper::run_until(self.pid, limit, look) } else { wait_for(limit, look) }
     }
 
     fn wait_ready(&self) -> Result<BootContext> {
@@ -343,8 +344,7 @@ impl Visit<'_> {
             let context = self.context()?;
             Ok((context.agent_ready != 0 && context.agent_pid != 0).then_some(context))
         };
-        let ready = if self.is_kept { keeper::run_until(pid, START, look)? } else { wait_for(START, look)? };
-        match ready {
+        match self.wait_for(START, look)? {
             Some(context) if context.agent_ready == 1 => Ok(context),
             Some(context) => {
                 let errno = Errno::from_raw_os_error((context.agent_ready as i32).wrapping_neg());

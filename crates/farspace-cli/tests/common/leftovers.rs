@@ -14,6 +14,9 @@ const STATUS: [&str; 6] = ["Name", "TracerPid", "SigBlk", "SigPnd", "ShdPnd", "S
 const MAPPING: &str = "mapping";
 const VDSO: &str = "vdso";
 
+/// How long what doesn't stay for the next visit may take to vanish on a busy machine.
+pub(crate) const LONG: Duration = Duration::from_secs(20);
+
 /// What /proc tells of a process.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct View {
@@ -91,7 +94,6 @@ impl View {
     /// Waits until nothing is left; else what is. `patience` is for what may stay for the next visit: what only has to get a
     /// CPU to go is waited for longer.
     pub(crate) fn wait_clean(&self, pid: i32, patience: Duration) -> Result<Duration, Left> {
-        const FOR_A_CPU: Duration = Duration::from_secs(20);
         let begin = Instant::now();
         loop {
             let mut left = self.difference(&Self::of(pid));
@@ -103,7 +105,7 @@ impl View {
                 return Err(left);
             }
             let may_stay = left.0.iter().all(|(kind, _)| [MAPPING, VDSO].contains(kind));
-            if begin.elapsed() > if may_stay { patience } else { patience.max(FOR_A_CPU) } {
+            if begin.elapsed() > if may_stay { patience } else { patience.max(LONG) } {
                 return Err(left);
             }
             std::thread::sleep(Duration::from_millis(5));
